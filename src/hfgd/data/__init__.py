@@ -1,0 +1,1 @@
+"""Data sets, label maps, augmentation, loaders. Everything left of the model."""

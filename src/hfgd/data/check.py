@@ -1,0 +1,140 @@
+"""``hfgd data check``: read everything before a training run does, and say what is wrong."""
+
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from hfgd.data.classes import IGNORE, ClassSet
+from hfgd.data.folder import FolderData
+from hfgd.data.images import read_image
+from hfgd.data.label_map import LabelMap
+from hfgd.errors import HfgdError
+
+SHOWN = 10  # problems of one kind that are printed in full
+
+
+@dataclass
+class SplitReport:
+    """What reading one split showed. ``pixels`` counts the K classes, then ignored pixels."""
+
+    split: str
+    pairs: int
+    pixels: np.ndarray
+    images_with_class: np.ndarray
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)  # what would break training
+    remarks: list[str] = field(default_factory=list)  # what would not
+
+
+@dataclass
+class CheckReport:
+    """All splits of a data folder; ``ok`` is False where a training run would break."""
+
+    root: Path
+    classes: ClassSet
+    splits: list[SplitReport]
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.splits) and not any(split.problems for split in self.splits)
+
+
+def check_folder(data: FolderData, progress: Callable[[int, int], None] | None = None) -> CheckReport:
+    """Read every pair of every split. ``progress`` is told (done, total) after each file."""
+    splits = data.splits()
+    if not splits:
+        raise HfgdError(
+            f"'{data.root / 'images'}' has no folders; a data folder has images/train, "
+            "images/val and labels of the same names."
+        )
+    total = sum(len(data.files(split)[0]) for split in splits)
+    done = 0
+    reports = []
+    for split in splits:
+        report = _check_split(data, split)
+        images, labels = data.files(split)
+        names = sorted(images.keys() & labels.keys())
+
+        def read(name: str, images: dict[str, Path] = images, labels: dict[str, Path] = labels) -> _Read:
+            return _read_pair(images[name], labels[name], data.label_map, len(data.classes))
+
+        with ThreadPoolExecutor() as pool:
+            for outcome in pool.map(read, names):
+                report.problems += outcome.problems
+                if outcome.pixels is not None:
+                    report.pixels += outcome.pixels
+                    report.images_with_class += outcome.pixels[:-1] > 0
+                if outcome.size is not None:
+                    report.sizes[outcome.size] += 1
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+        _judge(report, data.classes)
+        reports.append(report)
+    return CheckReport(data.root, data.classes, reports)
+
+
+@dataclass
+class _Read:
+    """One pair as it was read."""
+
+    problems: list[str]
+    pixels: np.ndarray | None = None
+    size: tuple[int, int] | None = None
+
+
+def _check_split(data: FolderData, split: str) -> SplitReport:
+    images, labels = data.files(split)
+    count = len(data.classes)
+    report = SplitReport(
+        split,
+        pairs=len(images.keys() & labels.keys()),
+        pixels=np.zeros(count + 1, dtype=np.int64),
+        images_with_class=np.zeros(count, dtype=np.int64),
+    )
+    for name in sorted(images.keys() - labels.keys()):
+        report.problems.append(f"image without label: {images[name]}")
+    for name in sorted(labels.keys() - images.keys()):
+        report.remarks.append(f"label without image: {labels[name]}")
+    return report
+
+
+def _read_pair(image_path: Path, label_path: Path, label_map: LabelMap, count: int) -> _Read:
+    result = _Read([])
+    try:
+        result.size = read_image(image_path).shape[:2]  # the whole file: headers can be fine
+    except HfgdError as error:
+        result.problems.append(str(error))
+    try:
+        label, strange = label_map.try_load(label_path)
+    except HfgdError as error:
+        result.problems.append(str(error))
+        return result
+    if strange:
+        result.problems.append(
+            f"values outside the label map: {label_path} holds {label_map.describe(strange)}"
+        )
+    if result.size is not None and result.size != label.shape:
+        (height, width), (label_height, label_width) = result.size, label.shape
+        result.problems.append(
+            f"sizes differ: {image_path} is {height}×{width} (height × width), "
+            f"{label_path} is {label_height}×{label_width}"
+        )
+    counts = np.bincount(label.ravel(), minlength=IGNORE + 1)
+    result.pixels = np.append(counts[:count], counts[IGNORE])
+    return result
+
+
+def _judge(report: SplitReport, classes: ClassSet) -> None:
+    if report.pairs == 0:
+        report.problems.append(f"split '{report.split}' has no pair of image and label")
+        return
+    absent = [name for name, n in zip(classes.names, report.pixels, strict=False) if n == 0]
+    if absent:
+        report.remarks.append(f"classes that never occur in '{report.split}': {', '.join(absent)}")
+    if report.pixels[:-1].sum() == 0:
+        report.problems.append(f"split '{report.split}' has no labelled pixel")

@@ -1,0 +1,54 @@
+"""The classes of a data set: names in training order, colours, and the one ignore id."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hfgd.errors import HfgdError
+
+IGNORE = 255  # the label id that no loss and no score counts
+
+Rgb = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """Class names in the order of the logits, and one RGB colour (0..255) for each."""
+
+    names: tuple[str, ...]
+    palette: tuple[Rgb, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.names) <= IGNORE:
+            raise HfgdError(f"a data set has 1 to {IGNORE} classes, not {len(self.names)}.")
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        if twice:
+            raise HfgdError(f"class '{twice[0]}' is listed twice; class names must differ.")
+        if len(self.palette) != len(self.names):
+            raise HfgdError(
+                f"{len(self.palette)} colours for {len(self.names)} classes; give one for each."
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def of(cls, names: Sequence[str], palette: Sequence[Rgb] | None = None) -> "ClassSet":
+        """Classes with the given colours, or with VOC's bit-shift colours without them."""
+        colours = palette or [voc_colour(i + 1) for i in range(len(names))]  # 0 would be black
+        return cls(tuple(names), tuple((c[0], c[1], c[2]) for c in colours))
+
+    @classmethod
+    def numbered(cls, count: int) -> "ClassSet":
+        """``count`` classes without names of their own."""
+        return cls.of([f"class {i}" for i in range(count)])
+
+
+def voc_colour(index: int) -> Rgb:
+    """Pascal VOC's colour of a class id: its bits, dealt to red, green and blue in turn."""
+    red = green = blue = 0
+    for bit in range(8):
+        red |= (index >> 0 & 1) << (7 - bit)
+        green |= (index >> 1 & 1) << (7 - bit)
+        blue |= (index >> 2 & 1) << (7 - bit)
+        index >>= 3
+    return red, green, blue

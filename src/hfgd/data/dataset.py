@@ -1,0 +1,34 @@
+"""The two values that data hands on, and what a data set is."""
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from hfgd.data.classes import ClassSet
+
+
+class Sample(NamedTuple):
+    """One image (3, H, W) uint8 RGB, its label (H, W) uint8 class ids with 255 = ignore, its name."""
+
+    image: Tensor
+    label: Tensor
+    name: str
+
+
+class Batch(NamedTuple):
+    """image (B, 3, H, W) float in [0, 1]; label (B, H, W) int64 with 255 = ignore; B names."""
+
+    image: Tensor
+    label: Tensor
+    names: list[str]
+
+
+class SegDataset(Protocol):
+    """Images with labels: ``classes``, a ``title`` for reports, a length, and Samples by index."""
+
+    classes: ClassSet
+    title: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...

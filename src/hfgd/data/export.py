@@ -1,0 +1,48 @@
+"""Writing any data set out as an ordinary data folder."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import yaml
+from PIL import Image
+
+from hfgd.data.classes import IGNORE
+from hfgd.data.dataset import SegDataset
+from hfgd.data.draw import palette_image
+from hfgd.errors import HfgdError
+
+
+def export(
+    splits: Mapping[str, SegDataset],
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write PNG images, palette label PNGs and data.yaml; returns the data.yaml.
+
+    Raises HfgdError where ``out`` already holds data, so that nothing is overwritten.
+    """
+    if (out / "data.yaml").exists() or (out / "images").exists():
+        raise HfgdError(f"'{out}' already holds a data set; choose another --out.")
+    total, done = sum(len(dataset) for dataset in splits.values()), 0
+    for split, dataset in splits.items():
+        for kind in ("images", "labels"):
+            (out / kind / split).mkdir(parents=True)
+        for index in range(len(dataset)):
+            image, label, name = dataset[index]
+            pixels = Image.fromarray(image.permute(1, 2, 0).numpy())
+            pixels.save(out / "images" / split / f"{name}.png")
+            palette_image(label.numpy(), dataset.classes).save(
+                out / "labels" / split / f"{name}.png"
+            )
+            done += 1
+            if progress is not None:
+                progress(done, total)
+    classes = next(iter(splits.values())).classes
+    content = {
+        "classes": list(classes.names),
+        "colours": {n: list(c) for n, c in zip(classes.names, classes.palette, strict=True)},
+        "label_map": {i: n for i, n in enumerate(classes.names)} | {IGNORE: "ignore"},
+    }
+    path = out / "data.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+    return path

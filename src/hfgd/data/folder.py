@@ -1,0 +1,161 @@
+"""Somebody's own data: ``images/{train,val}``, ``labels/{train,val}`` and a small ``data.yaml``."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hfgd.data.classes import ClassSet, Rgb, voc_colour
+from hfgd.data.dataset import Sample
+from hfgd.data.images import IMAGE_SUFFIXES, read_image
+from hfgd.data.label_map import LabelMap
+from hfgd.errors import HfgdError, unknown
+
+
+class DataYaml(BaseModel):
+    """``data.yaml``: class names in training order; the rest is optional.
+
+    ``colours``: class name → [r, g, b], for pictures. ``label_map``: raw id or colour in the
+    label files → class name or 'ignore'; without it files hold class indices and 255 = ignore.
+    ``path``: the data folder, relative to this file; without it the file's own folder.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    classes: list[str]
+    colours: dict[str, Rgb] = {}
+    label_map: dict[str | int, str] | None = None
+    path: Path | None = None
+
+
+class Pair(NamedTuple):
+    """An image file and its label file; ``name`` is their common path without suffix."""
+
+    name: str
+    image: Path
+    label: Path
+
+
+class FolderData:
+    """A data folder and what its ``data.yaml`` says of it.
+
+    ``location``: the folder, or a data.yaml (whose ``path`` then names the folder).
+    ``data_yaml``: a data.yaml that lies elsewhere. Raises HfgdError for what is not there.
+    """
+
+    def __init__(self, location: Path, data_yaml: Path | None = None) -> None:
+        if data_yaml is None and location.is_file():
+            data_yaml = location
+        self.yaml_path = data_yaml or location / "data.yaml"
+        spec = read_data_yaml(self.yaml_path)
+        self.root = location
+        if location.is_file():
+            self.root = self.yaml_path.parent / (spec.path or "")
+        if not self.root.is_dir():
+            raise HfgdError(f"there is no data folder '{self.root}'.")
+        self.classes = _classes(spec, str(self.yaml_path))
+        self.label_map = (
+            LabelMap.identity(self.classes)
+            if spec.label_map is None
+            else LabelMap.parse(spec.label_map, self.classes, str(self.yaml_path))
+        )
+
+    def files(self, split: str) -> tuple[dict[str, Path], dict[str, Path]]:
+        """Image files and label files of a split, by their path without suffix."""
+        return _by_stem(self.root / "images" / split), _by_stem(self.root / "labels" / split)
+
+    def splits(self) -> list[str]:
+        """The splits that have an image folder."""
+        folder = self.root / "images"
+        return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+
+
+class FolderDataset:
+    """One split of a data folder, paired by stem. Every image must have its label."""
+
+    def __init__(self, data: FolderData, split: str) -> None:
+        images, labels = data.files(split)
+        if not images:
+            raise HfgdError(
+                f"no images in '{data.root / 'images' / split}'; the data folder needs "
+                f"images/{split} and labels/{split}, and has the splits {data.splits()}."
+            )
+        lonely = sorted(images.keys() - labels.keys())
+        if lonely:
+            raise HfgdError(
+                f"{len(lonely)} of {len(images)} images in '{data.root / 'images' / split}' have "
+                f"no label of the same name, '{images[lonely[0]].name}' first; "
+                f"'hfgd data check {data.root}' lists them."
+            )
+        self.classes = data.classes
+        self.title = f"{data.root.name}/{split}"
+        self.label_map = data.label_map
+        self.pairs = [Pair(name, images[name], labels[name]) for name in sorted(images)]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        pair = self.pairs[index]
+        image = torch.from_numpy(read_image(pair.image)).permute(2, 0, 1)
+        label = torch.from_numpy(self.label_map.load(pair.label))
+        if image.shape[1:] != label.shape:
+            raise HfgdError(
+                f"image '{pair.image}' is {image.shape[1]}×{image.shape[2]} (height × width) and "
+                f"its label {label.shape[0]}×{label.shape[1]}; they must have the same size."
+            )
+        return Sample(image, label, pair.name)
+
+
+def read_data_yaml(path: Path) -> DataYaml:
+    """A checked data.yaml; raises HfgdError that names the file and the key."""
+    if not path.is_file():
+        raise HfgdError(
+            f"there is no '{path}'; a data folder has a data.yaml with its class names, "
+            "or give one with --data-yaml FILE."
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise HfgdError(f"'{path}' is no valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise HfgdError(f"'{path}' must hold keys such as 'classes:', and holds something else.")
+    try:
+        return DataYaml.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise HfgdError(f"'{path}': {unknown('key', key, DataYaml.model_fields)}") from error
+        raise HfgdError(f"'{path}': {key}: {first['msg']}.") from error
+
+
+def _classes(spec: DataYaml, where: str) -> ClassSet:
+    for name in spec.colours:
+        if name not in spec.classes:
+            raise HfgdError(f"{where}: colours: {unknown('class', name, spec.classes)}")
+    palette = [
+        spec.colours.get(name, voc_colour(i + 1)) for i, name in enumerate(spec.classes)
+    ]
+    try:
+        return ClassSet.of(spec.classes, palette)
+    except HfgdError as error:
+        raise HfgdError(f"{where}: {error}") from error
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        return {}
+    files: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            if name in files:
+                raise HfgdError(
+                    f"'{files[name]}' and '{path}' have the same stem, so labels cannot be "
+                    "paired with them; keep one of the two."
+                )
+            files[name] = path
+    return files

@@ -1,0 +1,89 @@
+"""Reading image and label files, with one clear sentence for a file that cannot be read."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from hfgd.errors import HfgdError
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+Pixels = npt.NDArray[np.uint8]
+Ids = npt.NDArray[np.int64]
+T = TypeVar("T")
+
+
+def read_image(source: "str | Path | Image.Image | np.ndarray") -> Pixels:
+    """An image as (H, W, 3) uint8 RGB, turned upright by its EXIF orientation.
+
+    Raises HfgdError for a missing, truncated or foreign file, and for an array of another form.
+    """
+    if isinstance(source, np.ndarray):
+        if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
+            raise HfgdError(
+                "an image array must be (H, W, 3) uint8 RGB, "
+                f"not {source.shape} {source.dtype}; convert it first."
+            )
+        return source
+    if isinstance(source, Image.Image):
+        return _rgb(source, "the given image")
+    return _read(Path(source), "image", lambda image: _rgb(image, str(source)))
+
+
+def read_image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image file, upright, without decoding it."""
+
+    def size(image: Image.Image) -> tuple[int, int]:
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # quarter turns
+        width, height = image.size[::-1] if turned else image.size
+        return height, width
+
+    return _read(path, "image", size)
+
+
+def read_label(path: Path, colours: bool) -> Ids:
+    """The raw values of a label file (H, W): ids, or RGB packed as r·65536 + g·256 + b.
+
+    Palette PNGs give their palette index, or their colour where ``colours`` is asked for.
+    """
+
+    def values(image: Image.Image) -> Ids:
+        if colours:
+            if image.mode not in ("RGB", "RGBA", "P"):
+                raise HfgdError(
+                    f"label '{path}' holds single values (mode {image.mode}), and the label map "
+                    "lists RGB colours; use ids in label_map or convert the file."
+                )
+            rgb = np.asarray(image.convert("RGB"), dtype=np.int64)
+            return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+        if image.mode not in ("L", "P", "I", "I;16", "I;16B", "1"):
+            raise HfgdError(
+                f"label '{path}' is a colour image (mode {image.mode}), and the label map lists "
+                "ids; list its colours in label_map or convert the file to one value a pixel."
+            )
+        return np.asarray(image, dtype=np.int64)
+
+    return _read(path, "label", values)
+
+
+def _rgb(image: Image.Image, name: str) -> Pixels:
+    if image.mode in ("I", "F", "I;16", "I;16B", "I;16L"):
+        raise HfgdError(
+            f"{name} has mode {image.mode}, more than 8 bits a channel; convert it to 8-bit RGB."
+        )
+    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+
+
+def _read(path: Path, kind: str, read: Callable[[Image.Image], T]) -> T:
+    try:
+        with Image.open(path) as image:
+            return read(image)
+    except FileNotFoundError as error:
+        raise HfgdError(f"{kind}: there is no file '{path}'.") from error
+    except UnidentifiedImageError as error:
+        raise HfgdError(f"{kind} '{path}' is no image that can be read.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise HfgdError(f"{kind} '{path}' is broken or truncated ({error}).") from error

@@ -1,0 +1,92 @@
+"""From the raw values of label files to training ids: one explicit table, applied once, at load."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from hfgd.data.classes import IGNORE, ClassSet
+from hfgd.data.images import Ids, Pixels, read_label
+from hfgd.errors import HfgdError, unknown
+
+_COLOUR = re.compile(r"#([0-9a-f]{6})|\(?(\d{1,3})[,\s]+(\d{1,3})[,\s]+(\d{1,3})\)?", re.IGNORECASE)
+_UNKNOWN = -1
+
+
+class LabelMap:
+    """Raw id, or RGB colour, → class index or IGNORE. Values outside the table are refused."""
+
+    def __init__(self, table: Mapping[int, int], colours: bool = False) -> None:
+        self.table = dict(table)
+        self.colours = colours
+        self._lookup = np.full(max(table, default=0) + 1, _UNKNOWN, dtype=np.int16)
+        for raw, index in table.items():
+            self._lookup[raw] = index
+
+    @classmethod
+    def identity(cls, classes: ClassSet) -> "LabelMap":
+        """Label files that hold class indices, and 255 where nothing counts."""
+        return cls({i: i for i in range(len(classes))} | {IGNORE: IGNORE})
+
+    @classmethod
+    def parse(cls, entries: Mapping[str | int, str], classes: ClassSet, where: str) -> "LabelMap":
+        """A ``label_map`` from YAML: ids, ``"r, g, b"`` or ``"#rrggbb"`` → class name or 'ignore'."""
+        keys = [_parse_key(key, where) for key in entries]
+        if len({colour for _, colour in keys}) > 1:
+            raise HfgdError(f"{where}: label_map mixes ids and colours; use one kind of key.")
+        if len({value for value, _ in keys}) < len(keys):
+            raise HfgdError(f"{where}: label_map lists a value twice; keep one entry for each.")
+        targets = dict(zip(classes.names, range(len(classes)), strict=True)) | {"ignore": IGNORE}
+        table = {}
+        for (value, _), name in zip(keys, entries.values(), strict=True):
+            if str(name) not in targets:
+                raise HfgdError(f"{where}: label_map: {unknown('class', str(name), targets)}")
+            table[value] = targets[str(name)]
+        return cls(table, colours=keys[0][1] if keys else False)
+
+    def load(self, path: Path) -> Pixels:
+        """A label file as training ids (H, W) uint8, IGNORE where nothing counts.
+
+        Raises HfgdError for an unreadable file and for values outside the table, naming both.
+        """
+        label, strange = self.try_load(path)
+        if strange:
+            raise HfgdError(
+                f"label '{path}' holds {self.describe(strange)}, which the label map does not "
+                "list; add them to label_map in data.yaml, or map them to ignore."
+            )
+        return label
+
+    def try_load(self, path: Path) -> tuple[Pixels, list[int]]:
+        """The label, IGNORE at values outside the table, and those values in order."""
+        raw: Ids = read_label(path, self.colours)
+        inside = (raw >= 0) & (raw < len(self._lookup))
+        mapped = np.where(inside, self._lookup[np.where(inside, raw, 0)], _UNKNOWN)
+        strange = np.unique(raw[mapped == _UNKNOWN]).tolist()
+        return np.where(mapped == _UNKNOWN, IGNORE, mapped).astype(np.uint8), strange
+
+    def describe(self, values: list[int]) -> str:
+        """Raw values as a user writes them: the first few, and how many more."""
+        shown = ", ".join(f"#{v:06x}" if self.colours else str(v) for v in values[:8])
+        more = f" and {len(values) - 8} more" if len(values) > 8 else ""
+        return f"{'colours' if self.colours else 'ids'} {shown}{more}"
+
+
+def _parse_key(key: str | int, where: str) -> tuple[int, bool]:
+    """The raw value of a YAML key, and whether it is a colour."""
+    if isinstance(key, int) and not isinstance(key, bool) and 0 <= key < 1 << 16:
+        return key, False
+    text = str(key).strip()
+    if text.isdecimal() and int(text) < 1 << 16:
+        return int(text), False
+    match = _COLOUR.fullmatch(text)
+    if match:
+        hexadecimal, *parts = match.groups()
+        red, green, blue = bytes.fromhex(hexadecimal) if hexadecimal else map(int, parts)
+        if max(red, green, blue) <= 255:
+            return red << 16 | green << 8 | blue, True
+    raise HfgdError(
+        f"{where}: label_map key '{key}' is neither an id from 0 to 65535 nor a colour; "
+        'write a colour as "128, 64, 0" or "#804000".'
+    )

@@ -1,0 +1,118 @@
+"""Batches for training and evaluation.
+
+The training stream is a pure function: sample k of a run (which image, which crop, which colours)
+depends on (seed, k) alone, not on workers or processes. Resuming is then exact and instant: it
+goes on at k, without replaying what came before.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from hfgd.data.dataset import Batch, Sample, SegDataset
+from hfgd.data.transforms import Augment
+from hfgd.errors import HfgdError
+
+SHUFFLE, AUGMENT = 0, 1  # keep the streams of random numbers apart
+
+
+class TrainStream(Dataset[Sample | HfgdError]):
+    """Sample k: pass k // N over the N images in an order of its own, augmented by (seed, k)."""
+
+    def __init__(self, dataset: SegDataset, augment: Augment, seed: int) -> None:
+        self.dataset, self.augment, self.seed = dataset, augment, seed
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+
+    def __getitem__(self, k: int) -> Sample | HfgdError:
+        epoch, position = divmod(k, len(self.dataset))
+        if epoch != self._epoch:
+            shuffle = np.random.default_rng([self.seed, SHUFFLE, epoch])
+            self._epoch, self._order = epoch, shuffle.permutation(len(self.dataset))
+        try:
+            sample = self.dataset[int(self._order[position])]
+        except HfgdError as error:
+            return error  # raised by TrainBatches, so that a worker process adds no traceback
+        return self.augment(sample, np.random.default_rng([self.seed, AUGMENT, k]))
+
+
+class TrainBatches:
+    """Batches of a stream from iteration ``start`` on, without an end.
+
+    ``batch_size`` counts the samples of one process; process ``rank`` of ``world`` takes its
+    share of each iteration's consecutive samples, so the global batch does not depend on them.
+    """
+
+    def __init__(
+        self, stream: TrainStream, batch_size: int, start: int, workers: int, rank: int, world: int
+    ) -> None:
+        self.loader = DataLoader(
+            stream,
+            batch_sampler=_Iterations(batch_size, start, rank, world),
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.loader:
+            if isinstance(batch, HfgdError):
+                raise batch
+            yield batch
+
+
+class _Iterations:
+    """The sample numbers of each iteration, for one process."""
+
+    def __init__(self, batch_size: int, start: int, rank: int, world: int) -> None:
+        self.batch_size, self.start, self.rank, self.world = batch_size, start, rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        iteration = self.start
+        while True:
+            first = (iteration * self.world + self.rank) * self.batch_size
+            yield list(range(first, first + self.batch_size))
+            iteration += 1
+
+
+def _collate(samples: Sequence[Sample | HfgdError]) -> Batch | HfgdError:
+    for sample in samples:
+        if isinstance(sample, HfgdError):
+            return sample
+    images, labels, names = zip(*samples, strict=True)
+    return Batch(torch.stack(images), torch.stack(labels), list(names))
+
+
+class EvalBatches:
+    """Every image once, whole and at its own size, as batches of one; images of this process only."""
+
+    def __init__(self, dataset: SegDataset, workers: int = 0, rank: int = 0, world: int = 1) -> None:
+        self.indices = range(rank, len(dataset), world)
+        self.loader = DataLoader(
+            _Plain(dataset, self.indices), batch_size=None, num_workers=workers
+        )
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for sample in self.loader:
+            if isinstance(sample, HfgdError):
+                raise sample
+            image, label, name = sample
+            yield Batch(image[None].float() / 255, label[None].long(), [name])
+
+
+class _Plain(Dataset[Sample | HfgdError]):
+    def __init__(self, dataset: SegDataset, indices: range) -> None:
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> Sample | HfgdError:
+        try:
+            return self.dataset[self.indices[position]]
+        except HfgdError as error:
+            return error

@@ -1,0 +1,26 @@
+"""One door to every data set: a folder, a data.yaml, or the embedded ``scenes``."""
+
+from pathlib import Path
+
+from hfgd.data.dataset import SegDataset
+from hfgd.data.folder import FolderData, FolderDataset
+from hfgd.data.scenes import ScenesDataset
+from hfgd.errors import HfgdError
+
+SCENES = "scenes"
+
+
+def open_dataset(location: str, split: str, data_yaml: Path | None = None) -> SegDataset:
+    """The ``split`` of a data set: 'scenes', a data folder, or a data.yaml with a ``path``.
+
+    Raises HfgdError where there is none.
+    """
+    if location == SCENES:
+        return ScenesDataset(split)
+    path = Path(location).expanduser()
+    if not path.exists():
+        raise HfgdError(
+            f"there is no data folder '{location}'; give the folder that holds images/ and "
+            "labels/, or 'scenes' for the embedded data set."
+        )
+    return FolderDataset(FolderData(path, data_yaml), split)

@@ -1,0 +1,87 @@
+"""How feature maps lie over the image: the only padding rule and the only resize call.
+
+Legend for the whole package: ``B`` batch, ``K`` classes, ``C_i`` backbone widths, ``D`` token
+width, ``h, w`` the high-level grid, ``H, W`` the image.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int]  # (height, width), always in this order
+
+COARSEST = 32  # the coarsest stride of the pyramid; image sizes are padded to fit it
+
+
+class Grid(StrEnum):
+    """Where the samples of a downsampled map sit.
+
+    ``CORNERS``: convolutional stems with symmetric padding (ResNet, MobileNet, EfficientNet).
+    At sizes 32m+1 every level spans the image from corner to corner, so every resize is exact
+    with ``align_corners=True``; this is why the paper trains on 513.
+    ``CELLS``: patch stems, kernel = stride (ConvNeXt, Swin). At sizes 32m every sample is the
+    centre of its patch, so ``align_corners=False`` is exact.
+    """
+
+    CORNERS = "corners"
+    CELLS = "cells"
+
+    def padded(self, size: Size) -> Size:
+        """The next size, at least ``size``, on which this grid is exact."""
+        height, width = size
+        return self._padded_side(height), self._padded_side(width)
+
+    def _padded_side(self, n: int) -> int:
+        if self is Grid.CORNERS:
+            return COARSEST * max(1, -(-(n - 1) // COARSEST)) + 1
+        return COARSEST * -(-n // COARSEST)
+
+    def finer(self, size: Size) -> Size:
+        """The size of the level with half the stride."""
+        height, width = size
+        return (2 * height - 1, 2 * width - 1) if self is Grid.CORNERS else (2 * height, 2 * width)
+
+    def resize(self, x: Tensor, size: Size) -> Tensor:
+        """Bilinear resize of ``x`` (B, C, h, w) to (B, C, *size)."""
+        if x.shape[-2:] == size:
+            return x
+        aligned = self is Grid.CORNERS
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=aligned)
+
+    def resize_labels(self, label: Tensor, size: Size) -> Tensor:
+        """Nearest resize of class ids (B, H, W) to (B, *size), on the same sampling points."""
+        rows = self._nearest(label.shape[-2], size[0], label.device)
+        columns = self._nearest(label.shape[-1], size[1], label.device)
+        return label[:, rows[:, None], columns]
+
+    def _nearest(self, n_in: int, n_out: int, device: torch.device) -> Tensor:
+        i = torch.arange(n_out, device=device)
+        if self is Grid.CORNERS:  # round half up of i · (n_in − 1) / (n_out − 1), in integers
+            steps = max(1, n_out - 1)
+            return (2 * i * (n_in - 1) + steps) // (2 * steps)
+        return (2 * i + 1) * n_in // (2 * n_out)
+
+
+class Frame(NamedTuple):
+    """How one batch lies in the network: its own size, the padded size, and the grid.
+
+    Padding is at the right and the bottom, with the value that is zero after normalisation.
+    """
+
+    image: Size
+    padded: Size
+    grid: Grid
+
+    def restore(self, x: Tensor) -> Tensor:
+        """A map (B, C, h, w) over the padded image → (B, C, H, W) over the image."""
+        height, width = self.image
+        return self.grid.resize(x, self.padded)[..., :height, :width]
+
+    def labels_at(self, label: Tensor, size: Size, ignore: int) -> Tensor:
+        """Labels (B, H, W) of the image → (B, *size) on the grid of a map over the padded image."""
+        (height, width), (padded_height, padded_width) = self.image, self.padded
+        margin = (0, padded_width - width, 0, padded_height - height)
+        return self.grid.resize_labels(F.pad(label, margin, value=ignore), size)

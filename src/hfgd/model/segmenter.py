@@ -1,0 +1,84 @@
+"""The model, on one screen: backbone → encoder → HFGM. Read this first, then hfgm.py.
+
+Every row of every table of the paper is an instance of this composition, never a subclass.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from hfgd.data.classes import ClassSet
+from hfgd.data.draw import Prediction
+from hfgd.data.images import read_image
+from hfgd.errors import HfgdError
+from hfgd.model.backbone import Backbone
+from hfgd.geometry import Frame
+from hfgd.model.hfgm import HFGM
+
+
+class SegOutput(NamedTuple):
+    """What the network gives; every map lies over the padded image (see ``frame``).
+
+    ``logits`` (B, K, H'/s, W'/s): the fine branch's, the model's answer.
+    ``guide_logits`` (B, K, h, w): the guiding branch's; None at inference and without guidance.
+    ``aux_logits`` (B, K, h, w): logits with a cross-entropy of their own; None without them.
+    ``regularised`` (B, 512, h, w): what CAR's losses act on; None without CAR.
+    """
+
+    logits: Tensor
+    guide_logits: Tensor | None
+    aux_logits: Tensor | None
+    regularised: Tensor | None
+    frame: Frame
+
+    def full_size(self) -> Tensor:
+        """The logits at the image's own size: (B, K, H, W)."""
+        return self.frame.restore(self.logits)
+
+
+class Segmenter(nn.Module):
+    """A semantic-segmentation network with its classes; takes any height and width."""
+
+    def __init__(
+        self, backbone: Backbone, encoder: nn.Module, hfgm: HFGM, classes: ClassSet
+    ) -> None:
+        super().__init__()
+        if len(classes) != hfgm.tokens.weight.shape[0]:
+            raise HfgdError(
+                f"{len(classes)} class names for {hfgm.tokens.weight.shape[0]} class tokens; "
+                "give one name for each."
+            )
+        self.backbone = backbone
+        self.encoder = encoder
+        self.hfgm = hfgm
+        self.classes = classes
+
+    def forward(self, image: Tensor, guide: bool | None = None) -> SegOutput:
+        """(B, 3, H, W) RGB in [0, 1] → SegOutput; ``guide`` defaults to "while training"."""
+        guide = self.training if guide is None else guide
+        *skips, top = self.backbone(image)  # (B, C_i, H'/s_i, W'/s_i), fine to coarse
+        high, regularised, region_logits = self.encoder(top)  # (B, D, h, w): the high-level feature
+        logits, guide_logits = self.hfgm(skips, high, guide)
+        return SegOutput(
+            logits, guide_logits, region_logits, regularised, self.backbone.frame(image)
+        )
+
+    @torch.inference_mode()
+    def predict(self, image: str | Path | Image.Image | np.ndarray) -> Prediction:
+        """Label one image, whole and at its own size.
+
+        ``image``: a path, a PIL image, or an array (H, W, 3) uint8 RGB. EXIF orientation is
+        applied. The model is used in evaluation mode and left in the mode it was in.
+        Raises HfgdError for a file that is no readable image.
+        """
+        pixels = read_image(image)
+        x = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.hfgm.tokens.weight)
+        was_training = self.training
+        logits = self.eval()(x / 255).full_size()
+        self.train(was_training)
+        labels = logits.argmax(1)[0].to("cpu", torch.uint8).numpy()
+        return Prediction(pixels, labels, self.classes)

@@ -1,0 +1,52 @@
+"""What a model is made of, as plain checked values: the ``model`` part of a recipe."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from hfgd.errors import unknown
+from hfgd.model.encoders import ENCODERS
+from hfgd.model.hfgm import NO_GUIDANCE, Guidance
+from hfgd.model.upsamplers import UPSAMPLERS
+
+
+class Spec(BaseModel):
+    """A frozen value; unknown keys are refused with their path."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def _known(kind: str, names: dict[str, Any]) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in names:
+            raise ValueError(str(unknown(kind, name, names)))
+        return name
+
+    return AfterValidator(check)
+
+
+class BackboneSpec(Spec):
+    """See ``hfgd.model.backbone.Backbone``, which takes exactly these."""
+
+    name: str = "resnet50"
+    pretrained: bool | str = False
+    output_stride: Literal[8, 16, 32] = 32
+    multi_grid: tuple[int, int, int] | None = None
+    bn_momentum: float | None = Field(None, gt=0, le=1)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    options: dict[str, Any] = {}
+
+
+class ModelSpec(Spec):
+    """backbone × encoder × upsampler × guidance × axial attention; ``width`` is D."""
+
+    backbone: BackboneSpec = BackboneSpec()
+    encoder: Annotated[str, _known("encoder", ENCODERS)] = "identity"
+    upsampler: Annotated[str, _known("upsampler", UPSAMPLERS)] = "sfpn"
+    stride: Literal[2, 4] = 4
+    width: int = Field(256, gt=0, multiple_of=4)
+    guidance: Guidance = NO_GUIDANCE
+    axial_attention: bool = False
+
+
