@@ -1,0 +1,41 @@
+"""The Python use, as short as it should be: ``create`` and ``load``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hfgd.checkpoint import load_model
+from hfgd.data.classes import ClassSet
+from hfgd.errors import HfgdError
+from hfgd.model.build import build
+from hfgd.model.segmenter import Segmenter
+from hfgd.recipes import find_recipe
+
+
+def create(
+    recipe: str = "hfgd_resnet50",
+    num_classes: int | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    pretrained: bool | str | Path = False,
+    **model: Any,
+) -> Segmenter:
+    """A new model of a named recipe: ``create("hfgd_resnet50", num_classes=19)``.
+
+    ``classes``: class names, instead of a bare number. ``pretrained``: False for random weights in
+    the backbone, True for timm's (downloaded or cached), or a local file. Further keywords change
+    the ``model`` part of the recipe, ``create(..., stride=2, encoder="identity")``.
+    Raises HfgdError for unknown names and parts that do not fit.
+    """
+    if (num_classes is None) == (classes is None):
+        raise HfgdError("create() takes either num_classes=N or classes=[names].")
+    class_set = ClassSet.numbered(num_classes) if num_classes else ClassSet.of(list(classes or ()))
+    changes = {f"model.{key}": value for key, value in model.items()}
+    source = pretrained if isinstance(pretrained, bool) else str(pretrained)
+    changes.setdefault("model.backbone.pretrained", source)
+    return build(find_recipe(recipe).with_(**changes).model, class_set)
+
+
+def load(path: str | Path, device: str = "cpu") -> Segmenter:
+    """A saved model: a run folder, or a folder with model.safetensors and config.json."""
+    return load_model(path, device)

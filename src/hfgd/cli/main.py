@@ -1,0 +1,190 @@
+"""``hfgd``: the verbs. Each imports what it needs, so that help comes without waiting."""
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hfgd import __version__
+from hfgd.cli import data
+from hfgd.errors import HfgdError
+
+app = typer.Typer(
+    name="hfgd",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="High-level Feature Guided Decoding: train, score and use semantic-segmentation models.",
+    epilog="Start with: hfgd demo. Exit codes: 0 good, 1 found problems, 2 bad input, "
+    "3 training could not go on, 130 interrupted.",
+)
+app.add_typer(data.app, name="data")
+
+Model = Annotated[str, typer.Argument(help="A run folder (its last model), or a model folder.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU where there is one.")]
+DataYaml = Annotated[
+    Path | None, typer.Option(help="A data.yaml that does not lie in the data folder.")
+]
+
+
+@app.callback()
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """High-level Feature Guided Decoding: train, score and use semantic-segmentation models."""
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the two runs and the picture go.")] = Path(
+        "runs/demo"
+    ),
+    iterations: Annotated[int, typer.Option(min=1, help="Training iterations of each model.")] = 250,
+    pretrained: Annotated[
+        str | None, typer.Option(help="ImageNet weights of mobilenetv2_100: a file, or 'true'.")
+    ] = None,
+) -> None:
+    """Train SemanticFPN and HFGD on generated street scenes, score and show both."""
+    from hfgd.demo import run_demo
+
+    print(run_demo(out, iterations, pretrained))
+
+
+@app.command()
+def recipes() -> None:
+    """List the named recipes."""
+    from rich.table import Table
+
+    from hfgd.recipes import RECIPES
+
+    table = Table()
+    for column in ("name", "backbone", "what it is"):
+        table.add_column(column, overflow="fold")
+    for name, make in RECIPES.items():
+        recipe = make()
+        table.add_row(name, recipe.model.backbone.name, recipe.description)
+    Console().print(table)
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A named recipe ('hfgd recipes') or a YAML file.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A data folder, a data.yaml with a path, or 'scenes'.")
+    ] = None,
+    data_yaml: DataYaml = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change one key, e.g. --set optim.lr=0.02; repeatable."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME by default.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
+) -> None:
+    """Train a recipe on data: a scored, shown model in a run folder."""
+    from hfgd.recipes import find_recipe, parse_overrides
+    from hfgd.training.fit import fit
+    from hfgd.training.run_folder import free_folder
+
+    if resume and out is None:
+        raise HfgdError("--resume needs --out, the run folder to go on with.")
+    resolved = None
+    if recipe is not None:
+        resolved = find_recipe(recipe)
+        changes = parse_overrides(settings or [])
+        if data is not None:
+            changes["data.location"] = data
+        if data_yaml is not None:
+            changes["data.data_yaml"] = str(data_yaml)
+        resolved = resolved.with_(**changes)
+    elif settings or data or data_yaml or not resume:
+        raise HfgdError("train needs a recipe: a name from 'hfgd recipes', or a YAML file.")
+    folder = out or free_folder(resolved.name if resolved else "run")
+    run = fit(resolved, folder, resume)
+    _show(run.report)
+    print(f"\nrun folder: {run.folder.root}  (report.md, panels.png, curves.png, confusion.png)")
+    print(f"next:       hfgd predict {run.folder.root} IMAGE_OR_FOLDER --out predictions")
+
+
+@app.command("eval")
+def evaluate_(
+    model: Model,
+    data: Annotated[str, typer.Option(help="A data folder, a data.yaml, or 'scenes'.")],
+    split: Annotated[str, typer.Option(help="The split to score.")] = "val",
+    data_yaml: DataYaml = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the report goes; MODEL/eval-DATA-SPLIT by default.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 2,
+    device: Device = None,
+) -> None:
+    """Score a model: a table per class, mIoU, mAcc, aAcc, report.json and report.md."""
+    from hfgd.evaluation.run import evaluate_model
+
+    report, folder = evaluate_model(model, data, split, data_yaml, out, workers, device)
+    _show(report)
+    print(f"\nreport: {folder}  (report.md, report.json, panels.png, confusion.png)")
+
+
+app.command("val", hidden=True, help="The same as eval.")(evaluate_)
+
+
+@app.command()
+def predict(
+    model: Model,
+    inputs: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    out: Annotated[Path, typer.Option(help="Where labels/ and overlays/ go.")],
+    opacity: Annotated[float, typer.Option(min=0, max=1, help="Of the overlay's colours.")] = 0.5,
+    device: Device = None,
+) -> None:
+    """Label images: palette PNGs and overlays, in the folder structure of the input."""
+    from hfgd.predict import predict_files
+
+    outcome = predict_files(model, inputs, out, opacity, device)
+    print(f"{outcome.done} images labelled: {out / 'labels'}, {out / 'overlays'}")
+    if outcome.failed:
+        print(f"{len(outcome.failed)} could not be read:", file=sys.stderr)
+        for reason in outcome.failed:
+            print(f"  {reason}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _show(report: object) -> None:
+    from hfgd.evaluation.report import Report, percent
+
+    assert isinstance(report, Report)
+    Console().print(report.table())
+    means = "   ".join(f"{name} {percent(v)}" for name, v in report.scores.summary().items())
+    print(f"{means}   (percent; {report.protocol})")
+    if report.scores.absent:
+        print(f"absent, in no mean: {', '.join(report.scores.absent)}")
+
+
+def main() -> None:
+    """Run the program; a user's mistake is one sentence and an exit code, never a traceback."""
+    try:
+        app()
+    except HfgdError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted.", 130)
+    except BrokenPipeError:
+        sys.exit(141)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            _fail(f"the disk is full while writing '{error.filename}'; make room and go on.", 2)
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            _fail(f"no permission for '{error.filename}'; choose another place.", 2)
+        raise
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"hfgd: {message}", file=sys.stderr)
+    sys.exit(code)

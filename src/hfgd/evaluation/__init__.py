@@ -1,0 +1,1 @@
+"""Scores, reports and pictures of a model on a data set."""

@@ -1,0 +1,169 @@
+"""The pictures of a run: curves, confusion matrix, per-class bars, panels."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from hfgd.data.classes import IGNORE, ClassSet
+from hfgd.data.draw import colourise
+from hfgd.data.images import Pixels
+from hfgd.evaluation.scores import Scores
+
+DPI = 110
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """One image of a panel: image (H, W, 3), truth (H, W), and the label map of each model."""
+
+    name: str
+    image: Pixels
+    truth: Pixels
+    predictions: Mapping[str, Pixels] = field(default_factory=dict)
+
+
+def panels(rows: Sequence[PanelRow], classes: ClassSet, path: Path) -> None:
+    """Image | truth | each model | each model's errors, with the accuracy of each picture."""
+    models = list(rows[0].predictions)
+    titles = ["image", "truth", *models]
+    titles += [f"errors of {model}" for model in models] if len(models) > 1 else ["errors"]
+    height, width = rows[0].truth.shape
+    cell = 3.1 if len(titles) <= 4 else 2.6
+    legend_rows = -(-(len(classes) + 2) // max(4, round(cell * len(titles) / 1.5)))
+    margin = 0.35 + 0.24 * legend_rows
+    size = (cell * len(titles), (cell * height / width + 0.3) * len(rows) + 0.3 + margin)
+    figure, axes = plt.subplots(len(rows), len(titles), figsize=size, squeeze=False)
+    for axis_row, row in zip(axes, rows, strict=True):
+        pictures = [row.image, colourise(row.truth, classes)]
+        pictures += [colourise(labels, classes) for labels in row.predictions.values()]
+        pictures += [_errors(labels, row.truth) for labels in row.predictions.values()]
+        right = [_share_right(labels, row.truth) for labels in row.predictions.values()]
+        notes = [row.name, ""] + [f"{100 * share:.1f} % of pixels right" for share in right]
+        for axis, picture, note in zip(axis_row, pictures, notes + [""] * len(right), strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_xlabel(note, fontsize=8)
+            axis.set_xticks([])
+            axis.set_yticks([])
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=10)
+    handles = [
+        Patch(facecolor=np.array(colour) / 255, edgecolor="black", linewidth=0.5, label=name)
+        for name, colour in zip(classes.names, classes.palette, strict=True)
+    ]
+    handles += [
+        Patch(facecolor="black", label="void (not scored)"),
+        Patch(facecolor=(0.84, 0.1, 0.1), label="error"),
+    ]
+    figure.tight_layout(rect=(0, margin / size[1], 1, 1), h_pad=0.4, w_pad=0.4)
+    columns = max(4, round(size[0] / 1.5))
+    figure.legend(handles=handles, loc="lower center", ncols=columns, fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def _errors(labels: Pixels, truth: Pixels) -> Pixels:
+    """White where right, red where wrong, black where nothing is scored."""
+    picture = np.full((*truth.shape, 3), 245, dtype=np.uint8)
+    picture[labels != truth] = (214, 26, 26)
+    picture[truth == IGNORE] = 0
+    return picture
+
+
+def _share_right(labels: Pixels, truth: Pixels) -> float:
+    valid = truth != IGNORE
+    return float((labels == truth)[valid].mean()) if valid.any() else float("nan")
+
+
+def confusion(scores: Scores, path: Path) -> None:
+    """Rows: the label's class; columns: what it was taken for, in percent of the row."""
+    count = len(scores.classes)
+    with np.errstate(invalid="ignore"):
+        share = 100 * scores.matrix / scores.matrix.sum(1, keepdims=True)
+    side = max(5.0, 0.5 * count + 2.5) if count <= 40 else 0.18 * count + 4
+    figure, axis = plt.subplots(figsize=(side + 1, side))
+    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    font = 9 if count <= 40 else 5
+    axis.set_xticks(range(count), scores.classes.names, rotation=90, fontsize=font)
+    axis.set_yticks(range(count), scores.classes.names, fontsize=font)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("label")
+    if count <= 25:
+        for (i, j), value in np.ndenumerate(share):
+            if np.isfinite(value) and value >= 0.5:
+                colour = "white" if value > 55 else "black"
+                axis.text(j, i, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
+    figure.colorbar(image, ax=axis, label="% of the label's pixels", fraction=0.046, pad=0.03)
+    axis.set_title(f"confusion, mIoU {100 * scores.miou:.2f} %")
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def class_bars(scores: Scores, path: Path) -> None:
+    """IoU of each class, best first; absent classes last and said so."""
+    iou = scores.iou
+    order = np.argsort(-np.nan_to_num(iou, nan=-1), kind="stable")
+    figure, axis = plt.subplots(figsize=(7.5, max(2.5, 0.27 * len(iou) + 1)))
+    colours = [np.array(scores.classes.palette[i]) / 255 for i in order]
+    values = 100 * np.nan_to_num(iou[order])
+    axis.barh(range(len(iou)), values, color=colours, edgecolor="black", linewidth=0.5)
+    for place, index in enumerate(order):
+        text = "absent" if np.isnan(iou[index]) else f"{100 * iou[index]:.1f}"
+        axis.text(values[place] + 1, place, text, va="center", fontsize=8)
+    axis.set_yticks(range(len(iou)), [scores.classes.names[i] for i in order], fontsize=9)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 108)
+    axis.axvline(100 * scores.miou, color="grey", linestyle="--", linewidth=1)
+    axis.set_xlabel("IoU in percent")
+    axis.set_title(f"IoU of each class (dashed: mIoU {100 * scores.miou:.2f} %)", fontsize=10)
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def curves(train_csv: Path, val_csv: Path, path: Path) -> None:
+    """Losses by name (log scale) above, validation scores below, over the iterations."""
+    train, val = _columns(train_csv), _columns(val_csv)
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 6.5), sharex=True)
+    for name in (n for n in train if n not in ("iteration", "lr")):
+        style: dict[str, Any] = {"color": "black", "linewidth": 1.6} if name == "loss" else {}
+        top.plot(train["iteration"], train[name], label=name, **style)
+    top.set_yscale("log")
+    top.set_ylabel("loss")
+    top.legend(fontsize=8, ncols=2)
+    for name in (n for n in val if n != "iteration"):
+        scores = [100 * value for value in val[name]]
+        bottom.plot(val["iteration"], scores, marker="o", markersize=3, label=name)
+    bottom.set_ylabel("validation, percent")
+    bottom.set_xlabel("iteration")
+    bottom.set_ylim(0, 100)
+    if len(val) > 1:
+        bottom.legend(fontsize=8)
+    for axis in (top, bottom):
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def _columns(path: Path) -> dict[str, list[float]]:
+    if not path.is_file():
+        return {"iteration": []}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {key: [float(row[key]) for row in rows] for key in (rows[0] if rows else ["iteration"])}
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)
+
+

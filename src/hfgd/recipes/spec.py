@@ -1,0 +1,173 @@
+"""A run is a recipe: frozen, typed, YAML in and out.
+
+The resolved recipe is written into the run folder and is enough to repeat the run. Unknown keys and
+wrong types are refused with the path of the key.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from hfgd.data.transforms import AugmentSpec
+from hfgd.errors import HfgdError, unknown
+from hfgd.losses import LossSpec
+from hfgd.model.spec import ModelSpec, Spec
+
+
+class DataSpec(Spec):
+    """``location``: a data folder, a data.yaml with a path, or 'scenes'; ``data_yaml``: one that
+    lies elsewhere. The two splits name folders under images/ and labels/."""
+
+    location: str | None = None
+    data_yaml: Path | None = None
+    train_split: str = "train"
+    val_split: str = "val"
+
+
+class OptimSpec(Spec):
+    """The optimiser and its schedule: poly to 0, per iteration, no warm-up.
+
+    ``weight_decay`` acts on weights only: never on biases, norms, relative position tables.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.01, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    power: float = Field(0.9, gt=0)
+
+
+class TrainSpec(Spec):
+    """How long, on how much, how often looked at; ``batch_size`` is the one over all processes."""
+
+    iterations: int = Field(30_000, gt=0)
+    batch_size: int = Field(16, gt=0)
+    validate_every: int = Field(1000, gt=0)
+    checkpoint_every: int = Field(1000, gt=0)
+    log_every: int = Field(50, gt=0)
+    workers: int = Field(2, ge=0)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    seed: int = Field(0, ge=0)
+    panels: int = Field(4, ge=1)
+
+
+class Recipe(Spec):
+    """Everything that decides a run. ``paper_miou``: the paper's number for it, in percent."""
+
+    name: str
+    description: str = ""
+    model: ModelSpec = ModelSpec()
+    data: DataSpec = DataSpec()
+    optim: OptimSpec = OptimSpec()
+    augment: AugmentSpec = AugmentSpec()
+    loss: LossSpec = LossSpec()
+    train: TrainSpec = TrainSpec()
+    paper_miou: float | None = None
+
+    def with_(self, **changes: Any) -> "Recipe":
+        """This recipe with dotted keys changed: ``with_(**{"optim.lr": 0.02})``."""
+        content = self.model_dump(mode="json")
+        for key, value in changes.items():
+            _set(content, key, value)
+        return check_recipe(content, self.name)
+
+    def yaml(self) -> str:
+        """The whole recipe as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def check_recipe(content: Mapping[str, Any], where: str) -> Recipe:
+    """A Recipe from plain values; raises HfgdError that names the key."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = [str(part) for part in first["loc"]]
+        if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            raise HfgdError(
+                f"{where}: {'.'.join(path)}: {unknown('key', path[-1], _keys(path[:-1]))}"
+            ) from error
+        given = first["input"]
+        shown = "" if isinstance(given, Mapping) else f" (given: {given!r})"
+        message = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise HfgdError(f"{where}: {'.'.join(path)}: {message}{shown}.") from error
+
+
+def parse_overrides(settings: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` strings → dotted keys with YAML values."""
+    overrides = {}
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator or not key.strip():
+            raise HfgdError(f"--set takes key=value, for example optim.lr=0.02, not '{setting}'.")
+        try:
+            overrides[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise HfgdError(f"--set {key.strip()}: '{text}' is no YAML value.") from error
+    return overrides
+
+
+def read_recipe_yaml(path: Path) -> dict[str, Any]:
+    """The content of a recipe file; raises HfgdError for a file that is none."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise HfgdError(f"recipe '{path}' cannot be read ({error}).") from error
+    except yaml.YAMLError as error:
+        raise HfgdError(f"recipe '{path}' is no valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise HfgdError(f"recipe '{path}' must hold keys such as 'base:' and 'train:'.")
+    return content
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the nested values of ``changes`` laid over it."""
+    merged = dict(base)
+    for key, value in changes.items():
+        below = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(below, Mapping) and key != "options"
+        merged[key] = merge(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def first_difference(a: Recipe, b: Recipe) -> str | None:
+    """The first dotted key in which two recipes differ, with both values."""
+    left, right = _flat(a.model_dump(mode="json")), _flat(b.model_dump(mode="json"))
+    for key in left | right:
+        if left.get(key) != right.get(key):
+            return f"{key} is {json.dumps(left.get(key))} there and {json.dumps(right.get(key))} here"
+    return None
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _set(content: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for depth, parent in enumerate(parents):
+        if parent not in content:
+            raise HfgdError(f"{key}: {unknown('key', parent, _keys(parents[:depth]))}")
+        below = content[parent]
+        if not isinstance(below, dict):
+            raise HfgdError(f"{key}: '{parent}' is a value and has no keys below it.")
+        content = below
+    content[last] = value
+
+
+def _keys(path: Sequence[str]) -> list[str]:
+    """The known keys at a place in a recipe."""
+    here: Any = Recipe(name="").model_dump(mode="json")
+    for part in path:
+        here = here.get(part) if isinstance(here, dict) else None
+    return list(here) if isinstance(here, dict) else []
