@@ -1,8 +1,8 @@
 """hfgd: High-level Feature Guided Decoding for semantic segmentation.
 
-    model = hfgd.create("hfgd_resnet50", num_classes=19)
-    model = hfgd.load("runs/my_run")
-    result = model.predict("street.jpg")   # result.labels, result.overlay(), result.save(path)
+model = hfgd.create("hfgd_resnet50", num_classes=19)
+model = hfgd.load("runs/my_run")
+result = model.predict("street.jpg")   # result.labels, result.overlay(), result.save(path)
 """
 
 from typing import TYPE_CHECKING, Any

@@ -38,7 +38,8 @@ def class_centres(pixels: Tensor, members: Tensor) -> Tensor:
     """Mean feature of each class (K, C) over all processes; zero for an absent class."""
     sums, counts = members.t() @ pixels, members.sum(0)
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        sums = torch.distributed.nn.functional.all_reduce(sums)  # the gradient is summed as well
+        # this all_reduce has a gradient: it is summed over the processes as well
+        sums = torch.distributed.nn.functional.all_reduce(sums)  # type: ignore[no-untyped-call]
         dist.all_reduce(counts)
     return sums / counts.clamp(min=1)[:, None]
 

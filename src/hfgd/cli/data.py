@@ -62,13 +62,17 @@ def _print(report: "CheckReport") -> None:
     for split in report.splits:
         sizes = ", ".join(f"{h}×{w} ({n})" for (h, w), n in split.sizes.most_common(3))
         more = f" and {len(split.sizes) - 3} other sizes" if len(split.sizes) > 3 else ""
-        console.print(f"\n[bold]{report.root.name}/{split.split}[/bold]: {split.pairs} pairs; {sizes}{more}")
+        console.print(
+            f"\n[bold]{report.root.name}/{split.split}[/bold]: {split.pairs} pairs; {sizes}{more}"
+        )
         _print_shares(console, report, split)
         _print_lines(console, "problem", split.problems, "red")
         _print_lines(console, "note", split.remarks, "yellow")
     problems = sum(len(split.problems) for split in report.splits)
     good = "good: nothing here would break a training run."
-    console.print(f"\n{good}" if report.ok else f"\n{problems} problems would break a training run.")
+    console.print(
+        f"\n{good}" if report.ok else f"\n{problems} problems would break a training run."
+    )
 
 
 def _print_shares(console: Console, report: "CheckReport", split: "SplitReport") -> None:

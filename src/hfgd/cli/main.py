@@ -45,7 +45,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where the two runs and the picture go.")] = Path(
         "runs/demo"
     ),
-    iterations: Annotated[int, typer.Option(min=1, help="Training iterations of each model.")] = 250,
+    iterations: Annotated[
+        int, typer.Option(min=1, help="Training iterations of each model.")
+    ] = 250,
     pretrained: Annotated[
         str | None, typer.Option(help="ImageNet weights of mobilenetv2_100: a file, or 'true'.")
     ] = None,

@@ -43,7 +43,9 @@ class CheckReport:
         return bool(self.splits) and not any(split.problems for split in self.splits)
 
 
-def check_folder(data: FolderData, progress: Callable[[int, int], None] | None = None) -> CheckReport:
+def check_folder(
+    data: FolderData, progress: Callable[[int, int], None] | None = None
+) -> CheckReport:
     """Read every pair of every split. ``progress`` is told (done, total) after each file."""
     splits = data.splits()
     if not splits:
@@ -59,7 +61,9 @@ def check_folder(data: FolderData, progress: Callable[[int, int], None] | None =
         images, labels = data.files(split)
         names = sorted(images.keys() & labels.keys())
 
-        def read(name: str, images: dict[str, Path] = images, labels: dict[str, Path] = labels) -> _Read:
+        def read(
+            name: str, images: dict[str, Path] = images, labels: dict[str, Path] = labels
+        ) -> _Read:
             return _read_pair(images[name], labels[name], data.label_map, len(data.classes))
 
         with ThreadPoolExecutor() as pool:

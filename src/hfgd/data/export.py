@@ -41,7 +41,7 @@ def export(
     content = {
         "classes": list(classes.names),
         "colours": {n: list(c) for n, c in zip(classes.names, classes.palette, strict=True)},
-        "label_map": {i: n for i, n in enumerate(classes.names)} | {IGNORE: "ignore"},
+        "label_map": dict(enumerate(classes.names)) | {IGNORE: "ignore"},
     }
     path = out / "data.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None))

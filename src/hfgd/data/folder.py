@@ -136,9 +136,7 @@ def _classes(spec: DataYaml, where: str) -> ClassSet:
     for name in spec.colours:
         if name not in spec.classes:
             raise HfgdError(f"{where}: colours: {unknown('class', name, spec.classes)}")
-    palette = [
-        spec.colours.get(name, voc_colour(i + 1)) for i, name in enumerate(spec.classes)
-    ]
+    palette = [spec.colours.get(name, voc_colour(i + 1)) for i, name in enumerate(spec.classes)]
     try:
         return ClassSet.of(spec.classes, palette)
     except HfgdError as error:

@@ -87,7 +87,9 @@ def _collate(samples: Sequence[Sample | HfgdError]) -> Batch | HfgdError:
 class EvalBatches:
     """Every image once, whole and at its own size, as batches of one; images of this process only."""
 
-    def __init__(self, dataset: SegDataset, workers: int = 0, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, dataset: SegDataset, workers: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
         self.indices = range(rank, len(dataset), world)
         self.loader = DataLoader(
             _Plain(dataset, self.indices), batch_size=None, num_workers=workers

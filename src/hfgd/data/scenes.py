@@ -7,6 +7,7 @@ pixel wide, so that a coarse model visibly fails on them and a fine one does not
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -136,7 +137,9 @@ class _Street:
         if label is not None:
             self.mark.ellipse(box, fill=label)
 
-    def box(self, left: float, right: float, y: tuple[float, float], z: float, fill: Rgb, label: int) -> None:
+    def box(
+        self, left: float, right: float, y: tuple[float, float], z: float, fill: Rgb, label: int
+    ) -> None:
         """An upright rectangle facing the camera, at least one pixel wide."""
         (x0, y0), (x1, y1) = self.at(left, y[1], z), self.at(right, y[0], z)
         corners = (x0, y0, max(x1 - 1, x0), max(y1, y0))
@@ -157,21 +160,24 @@ class _Street:
         """Open ground to the horizon, pavements, the road and its markings."""
         far, near = 120.0, 0.9
 
-        def strip(left: float, right: float, colour: Colour, label: int, shade: float = 1.0) -> None:
+        def strip(a: float, b: float, colour: Colour, label: int, shade: float = 1.0) -> None:
             depths = np.geomspace(near, far, 12)
-            for z0, z1 in zip(depths[:-1], depths[1:], strict=True):
-                corners = [self.at(x, 0, z) for x, z in ((left, z0), (left, z1), (right, z1), (right, z0))]
+            for z0, z1 in pairwise(depths.tolist()):
+                corners = [self.at(x, 0, z) for x, z in ((a, z0), (a, z1), (b, z1), (b, z0))]
                 self.polygon(corners, self.tone(colour, (z0 + z1) / 2, shade), label)
 
         asphalt = self.colour((0.25, 0.25, 0.27), (0.42, 0.41, 0.4))
         paving = self.colour((0.5, 0.47, 0.44), (0.66, 0.63, 0.6))
         strip(-200, 200, self.colour((0.3, 0.36, 0.22), (0.5, 0.46, 0.36)), IGNORE)
         for side in (-1, 1):
-            strip(*sorted((side * self.road, side * self.kerb)), paving, PAVEMENT, 1 + 0.06 * side * self.sun_side)  # type: ignore[arg-type]
+            shade = 1 + 0.06 * side * self.sun_side
+            strip(side * self.road, side * self.kerb, paving, PAVEMENT, shade)
         strip(-self.road, self.road, asphalt, ROAD)
         paint: Colour = (0.85, 0.85, 0.82)
         for z in np.arange(2.5, 60, 5.0):
-            corners = [self.at(x, 0, d) for x, d in ((-0.08, z), (-0.08, z + 2), (0.08, z + 2), (0.08, z))]
+            corners = [
+                self.at(x, 0, d) for x, d in ((-0.08, z), (-0.08, z + 2), (0.08, z + 2), (0.08, z))
+            ]
             self.polygon(corners, self.tone(paint, z), ROAD)
 
     def houses(self, side: int) -> list[tuple[float, Callable[[], None]]]:
@@ -183,20 +189,42 @@ class _Street:
             if self.rng.uniform() < 0.8:
                 wall = self.colour((0.5, 0.32, 0.25), (0.8, 0.75, 0.66))
                 x = side * (self.kerb + self.rng.uniform(0.2, 3.0))
-                things.append((z + depth / 2, partial(self.paint_house, side, x, z, z + depth, tall, wall)))
+                things.append(
+                    (z + depth / 2, partial(self.paint_house, side, x, z, z + depth, tall, wall))
+                )
             z += depth + self.rng.choice([0.0, 0.0, 3.0, 6.0])
         return things
 
-    def paint_house(self, side: int, x: float, z0: float, z1: float, tall: float, wall: Colour) -> None:
+    def paint_house(
+        self, side: int, x: float, z0: float, z1: float, tall: float, wall: Colour
+    ) -> None:
         shade = 1.05 if side != self.sun_side else 0.7  # the lit wall faces the sun
         front = self.tone(self.mix(wall, (0, 0, 0), 0.25), z0, 1.0)
         back = x + side * 40
-        self.polygon([self.at(x, 0, z0), self.at(x, tall, z0), self.at(back, tall, z0), self.at(back, 0, z0)], front, BUILDING)
-        self.polygon([self.at(x, 0, z0), self.at(x, tall, z0), self.at(x, tall, z1), self.at(x, 0, z1)], self.tone(wall, (z0 + z1) / 2, shade), BUILDING)
+        self.polygon(
+            [
+                self.at(x, 0, z0),
+                self.at(x, tall, z0),
+                self.at(back, tall, z0),
+                self.at(back, 0, z0),
+            ],
+            front,
+            BUILDING,
+        )
+        self.polygon(
+            [self.at(x, 0, z0), self.at(x, tall, z0), self.at(x, tall, z1), self.at(x, 0, z1)],
+            self.tone(wall, (z0 + z1) / 2, shade),
+            BUILDING,
+        )
         glass = self.mix((0.12, 0.15, 0.2), self.sky, self.rng.uniform(0, 0.5))
         for y in np.arange(1.2, tall - 1.2, 3.0):
             for z in np.arange(z0 + 1, z1 - 1.5, 3.0):
-                pane = [self.at(x, y, z), self.at(x, y + 1.5, z), self.at(x, y + 1.5, z + 1.4), self.at(x, y, z + 1.4)]
+                pane = [
+                    self.at(x, y, z),
+                    self.at(x, y + 1.5, z),
+                    self.at(x, y + 1.5, z + 1.4),
+                    self.at(x, y, z + 1.4),
+                ]
                 self.polygon(pane, self.tone(glass, z, shade), BUILDING)
 
     def furniture(self, side: int) -> list[tuple[float, Callable[[], None]]]:
@@ -235,10 +263,15 @@ class _Street:
             dx, dy = self.rng.normal(0, 0.5, 2) * crown
             radius = self.f * crown * self.rng.uniform(0.35, 0.6) / z
             shade = self.rng.uniform(0.75, 1.2)
-            self.ellipse(self.at(x + dx, tall - 0.5 + dy, z), radius, radius, self.tone(leaf, z, shade), TREE)
+            self.ellipse(
+                self.at(x + dx, tall - 0.5 + dy, z), radius, radius, self.tone(leaf, z, shade), TREE
+            )
 
     def paint_lamp(self, x: float, z: float) -> None:
-        tall, metal = self.rng.uniform(4.5, 7), self.tone(self.colour((0.2, 0.2, 0.2), (0.55, 0.55, 0.55)), z)
+        tall, metal = (
+            self.rng.uniform(4.5, 7),
+            self.tone(self.colour((0.2, 0.2, 0.2), (0.55, 0.55, 0.55)), z),
+        )
         self.box(x - 0.07, x + 0.07, (0, tall), z, metal, POLE)
         arm = x - np.sign(x) * 1.2
         self.box(min(x, arm), max(x, arm), (tall - 0.12, tall), z, metal, POLE)
@@ -276,16 +309,33 @@ class _Street:
         if self.rng.uniform() < 0.5:
             paint = self.colour((0.6, 0.1, 0.08), (0.12, 0.25, 0.6))
         ground = self.at(x, 0, z)
-        self.ellipse(ground, self.f * 1.1 / z, self.f * 0.16 / z, self.tone((0.08, 0.08, 0.08), z), None)
+        self.ellipse(
+            ground, self.f * 1.1 / z, self.f * 0.16 / z, self.tone((0.08, 0.08, 0.08), z), None
+        )
         for wheel in (-0.72, 0.72):
-            self.box(x + wheel - 0.13, x + wheel + 0.13, (0, 0.6), z, self.tone((0.05, 0.05, 0.05), z), CAR)
-        cabin = [self.at(x + dx, y, z) for dx, y in ((-0.72, 0.85), (-0.55, 1.45), (0.55, 1.45), (0.72, 0.85))]
+            self.box(
+                x + wheel - 0.13,
+                x + wheel + 0.13,
+                (0, 0.6),
+                z,
+                self.tone((0.05, 0.05, 0.05), z),
+                CAR,
+            )
+        cabin = [
+            self.at(x + dx, y, z)
+            for dx, y in ((-0.72, 0.85), (-0.55, 1.45), (0.55, 1.45), (0.72, 0.85))
+        ]
         self.polygon(cabin, self.tone(self.mix(paint, (0, 0, 0), 0.15), z), CAR)
         self.box(x - 0.88, x + 0.88, (0.28, 0.95), z, self.tone(paint, z), CAR)
-        glass = [self.at(x + dx, y, z) for dx, y in ((-0.6, 0.95), (-0.48, 1.36), (0.48, 1.36), (0.6, 0.95))]
+        glass = [
+            self.at(x + dx, y, z)
+            for dx, y in ((-0.6, 0.95), (-0.48, 1.36), (0.48, 1.36), (0.6, 0.95))
+        ]
         self.polygon(glass, self.tone((0.16, 0.2, 0.25), z), CAR)
         for lamp in (-0.72, 0.72):
-            self.box(x + lamp - 0.1, x + lamp + 0.1, (0.65, 0.8), z, self.tone((0.75, 0.15, 0.1), z), CAR)
+            self.box(
+                x + lamp - 0.1, x + lamp + 0.1, (0.65, 0.8), z, self.tone((0.75, 0.15, 0.1), z), CAR
+            )
 
     def finish(self) -> tuple[Pixels, Pixels]:
         """Surface texture, a little blur and sensor noise."""

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from hfgd.data.classes import IGNORE, ClassSet
+from hfgd.data.classes import IGNORE, ClassSet, Rgb
 from hfgd.data.draw import colourise
 from hfgd.data.images import Pixels
 from hfgd.evaluation.scores import Scores
@@ -58,7 +58,7 @@ def panels(rows: Sequence[PanelRow], classes: ClassSet, path: Path) -> None:
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
     handles = [
-        Patch(facecolor=np.array(colour) / 255, edgecolor="black", linewidth=0.5, label=name)
+        Patch(facecolor=_unit(colour), edgecolor="black", linewidth=0.5, label=name)
         for name, colour in zip(classes.names, classes.palette, strict=True)
     ]
     handles += [
@@ -69,6 +69,12 @@ def panels(rows: Sequence[PanelRow], classes: ClassSet, path: Path) -> None:
     columns = max(4, round(size[0] / 1.5))
     figure.legend(handles=handles, loc="lower center", ncols=columns, fontsize=8, frameon=False)
     _save(figure, path)
+
+
+def _unit(colour: Rgb) -> tuple[float, float, float]:
+    """Matplotlib's colours are of [0, 1]."""
+    red, green, blue = colour
+    return red / 255, green / 255, blue / 255
 
 
 def _errors(labels: Pixels, truth: Pixels) -> Pixels:
@@ -113,7 +119,7 @@ def class_bars(scores: Scores, path: Path) -> None:
     iou = scores.iou
     order = np.argsort(-np.nan_to_num(iou, nan=-1), kind="stable")
     figure, axis = plt.subplots(figsize=(7.5, max(2.5, 0.27 * len(iou) + 1)))
-    colours = [np.array(scores.classes.palette[i]) / 255 for i in order]
+    colours = [_unit(scores.classes.palette[i]) for i in order]
     values = 100 * np.nan_to_num(iou[order])
     axis.barh(range(len(iou)), values, color=colours, edgecolor="black", linewidth=0.5)
     for place, index in enumerate(order):
@@ -165,5 +171,3 @@ def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
     plt.close(figure)
-
-

@@ -96,7 +96,13 @@ class Report:
 
     def _rows(self) -> list[tuple[str, str, str, str, str]]:
         return [
-            (row["name"], percent(row["IoU"]), percent(row["Acc"]), percent(row["F1"]), f"{row['pixels']:,}")
+            (
+                row["name"],
+                percent(row["IoU"]),
+                percent(row["Acc"]),
+                percent(row["F1"]),
+                f"{row['pixels']:,}",
+            )
             for row in self.as_dict()["classes"]
         ]
 

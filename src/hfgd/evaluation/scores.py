@@ -107,7 +107,8 @@ def count_pairs(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
 
 def _ratio(part: Any, whole: Any) -> Floats:
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+    ratio: Floats = np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+    return ratio
 
 
 def _mean(values: Floats) -> float:

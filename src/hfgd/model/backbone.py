@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.layers import Format
+from timm.layers.format import Format
 from torch import Tensor, nn
 
 from hfgd.errors import HfgdError, unknown
@@ -56,7 +56,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.net = _create(name, pretrained, output_stride, dict(options or {}))
-        info = self.net.feature_info
+        info: Any = self.net.feature_info
         self.widths: tuple[int, ...] = tuple(info.channels())
         self.strides: tuple[int, ...] = tuple(info.reduction())
         if self.strides != PYRAMIDS[output_stride]:
@@ -73,9 +73,9 @@ class Backbone(nn.Module):
             for module in self.net.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.momentum = bn_momentum
-        config = timm.data.resolve_data_config({}, pretrained_cfg=self.net.pretrained_cfg)
-        self.register_buffer("mean", _colour(mean or config["mean"]), persistent=False)
-        self.register_buffer("std", _colour(std or config["std"]), persistent=False)
+        trained: Any = self.net.pretrained_cfg  # what timm knows of the weights of this name
+        self.register_buffer("mean", _colour(mean or trained["mean"]), persistent=False)
+        self.register_buffer("std", _colour(std or trained["std"]), persistent=False)
 
     def frame(self, image: Tensor) -> Frame:
         """How a batch (B, 3, H, W) will lie in the network."""
@@ -174,7 +174,8 @@ def _read_weights(path: Path, name: str, options: dict[str, Any]) -> dict[str, T
         ) from error
     with torch.device("meta"):
         whole = timm.create_model(name, **options)
-    classifier = whole.pretrained_cfg.get("classifier") or ()
+    config: Any = whole.pretrained_cfg
+    classifier = config.get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     expected = {
         key: value.shape

@@ -1,7 +1,17 @@
 """The layers that every part is made of."""
 
+from typing import Protocol, runtime_checkable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+@runtime_checkable
+class StartsItself(Protocol):
+    """A layer that sets some of its weights itself, after the common initialisation."""
+
+    def init_weights(self) -> None:
+        """Set them."""
 
 
 class ConvBnRelu(nn.Sequential):
@@ -49,5 +59,5 @@ def init_new_layers(module: nn.Module) -> None:
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
     for part in module.modules():  # after the loop above: these start from the values it drew
-        if hasattr(part, "init_weights"):
+        if isinstance(part, StartsItself):
             part.init_weights()

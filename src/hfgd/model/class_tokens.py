@@ -18,7 +18,6 @@ class ClassTokens(nn.Module):
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
         """(B, D, H, W) → logits (B, K, H, W); ``frozen`` stops the gradient before the tokens."""
-        weight, bias = self.weight, self.bias
-        if frozen:
-            weight, bias = weight.detach(), bias.detach()
+        weight = self.weight.detach() if frozen else self.weight
+        bias = self.bias.detach() if frozen else self.bias
         return F.conv2d(x, weight[:, :, None, None], bias)

@@ -15,8 +15,8 @@ from hfgd.data.classes import ClassSet
 from hfgd.data.draw import Prediction
 from hfgd.data.images import read_image
 from hfgd.errors import HfgdError
-from hfgd.model.backbone import Backbone
 from hfgd.geometry import Frame
+from hfgd.model.backbone import Backbone
 from hfgd.model.hfgm import HFGM
 
 

@@ -48,5 +48,3 @@ class ModelSpec(Spec):
     width: int = Field(256, gt=0, multiple_of=4)
     guidance: Guidance = NO_GUIDANCE
     axial_attention: bool = False
-
-

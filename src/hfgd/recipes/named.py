@@ -54,7 +54,7 @@ def sfpn_resnet50() -> Recipe:
         description="SemanticFPN, ResNet-50, plain setting",
         model=ModelSpec(backbone=RESNET50, **SEMANTIC_FPN),
         loss=PAPER_LOSS,
-        **PLAIN,  # type: ignore[arg-type]
+        **PLAIN,
     )
 
 
@@ -65,7 +65,7 @@ def hfgd_resnet50() -> Recipe:
         description="HFGD (CAE, U-SFPN, full HFGM), ResNet-50, plain setting",
         model=ModelSpec(backbone=RESNET50, **HFGD),
         loss=PAPER_LOSS,
-        **PLAIN,  # type: ignore[arg-type]
+        **PLAIN,
     )
 
 
@@ -84,12 +84,12 @@ def hfgd_convnext_large() -> Recipe:
         model=ModelSpec(backbone=CONVNEXT_LARGE, **HFGD),
         loss=PAPER_LOSS,
         train=TrainSpec(iterations=40_000),
-        **ADVANCED,  # type: ignore[arg-type]
+        **ADVANCED,
     ).with_(**{"augment.crop": [512, 512]})
 
 
 def hfgd_swin_large() -> Recipe:
-    """HFGD on Swin-L (384, ImageNet-22k), advanced setting: 60.46 on Pascal Context in the paper."""
+    """HFGD on Swin-L (384, ImageNet-22k), advanced setting: 60.46 on Pascal Context."""
     return hfgd_convnext_large().with_(
         name="hfgd_swin_large",
         description="HFGD, Swin-L (384, ImageNet-22k), advanced setting",
@@ -175,5 +175,7 @@ def find_recipe(name: str) -> Recipe:
     content = read_recipe_yaml(path)
     base = content.pop("base", None)
     if base is not None:
-        content = merge(find_recipe(str(base)).model_dump(mode="json"), {"name": path.stem} | content)
+        content = merge(
+            find_recipe(str(base)).model_dump(mode="json"), {"name": path.stem} | content
+        )
     return check_recipe({"name": path.stem} | content, str(path))

@@ -118,7 +118,9 @@ def read_recipe_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise HfgdError(f"recipe '{path}' cannot be read ({error}).") from error
     except yaml.YAMLError as error:
-        raise HfgdError(f"recipe '{path}' is no valid YAML: {' '.join(str(error).split())}") from error
+        raise HfgdError(
+            f"recipe '{path}' is no valid YAML: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(content, dict):
         raise HfgdError(f"recipe '{path}' must hold keys such as 'base:' and 'train:'.")
     return content
@@ -139,7 +141,9 @@ def first_difference(a: Recipe, b: Recipe) -> str | None:
     left, right = _flat(a.model_dump(mode="json")), _flat(b.model_dump(mode="json"))
     for key in left | right:
         if left.get(key) != right.get(key):
-            return f"{key} is {json.dumps(left.get(key))} there and {json.dumps(right.get(key))} here"
+            return (
+                f"{key} is {json.dumps(left.get(key))} there and {json.dumps(right.get(key))} here"
+            )
     return None
 
 

@@ -157,7 +157,9 @@ class Checkpoints(L.Callback):
     Comes after Validation in the list of callbacks, so that what it saves includes the best score.
     """
 
-    def __init__(self, folder: RunFolder, recipe: Recipe, validation: Validation, stop: Stop) -> None:
+    def __init__(
+        self, folder: RunFolder, recipe: Recipe, validation: Validation, stop: Stop
+    ) -> None:
         self.folder, self.recipe, self.validation, self.stop = folder, recipe, validation, stop
 
     def on_train_batch_end(

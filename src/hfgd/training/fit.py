@@ -25,7 +25,7 @@ from hfgd.model.segmenter import Segmenter
 from hfgd.progress import Progress, format_duration
 from hfgd.recipes.spec import Recipe
 from hfgd.training.callbacks import Checkpoints, Logs, Stop, Validation
-from hfgd.training.module import LitSegmenter, NonFiniteLoss
+from hfgd.training.module import LitSegmenter, NonFiniteLossError
 from hfgd.training.run_folder import RunFolder
 
 
@@ -127,7 +127,7 @@ def _train(
         state = str(folder.state) if start else None
         try:
             trainer.fit(module, batches, ckpt_path=state, weights_only=True)
-        except NonFiniteLoss as error:
+        except NonFiniteLossError as error:
             raise TrainingStopped(f"{error}; {_last_good(folder)}") from error
     if trainer.global_step < settings.iterations:
         raise Interrupted(

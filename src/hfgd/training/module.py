@@ -17,7 +17,7 @@ from hfgd.training.optim import make_optimiser, poly_schedule
 STEP = 2  # keeps this stream of random numbers apart from the loader's
 
 
-class NonFiniteLoss(HfgdError):
+class NonFiniteLossError(HfgdError):
     """A loss that is infinite or no number, with the iteration and the images of the batch."""
 
     def __init__(self, iteration: int, names: list[str], terms: dict[str, Tensor]) -> None:
@@ -48,7 +48,7 @@ class LitSegmenter(L.LightningModule):
         terms = loss_terms(output, batch.label, self.recipe.loss)
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
-            raise NonFiniteLoss(self.global_step + 1, batch.names, terms)
+            raise NonFiniteLossError(self.global_step + 1, batch.names, terms)
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
 
     def configure_optimizers(self) -> Any:

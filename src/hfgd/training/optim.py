@@ -12,7 +12,8 @@ NO_DECAY = ("relative_position_bias_table", "absolute_pos_embed", "pos_embed")
 
 def make_optimiser(model: nn.Module, spec: OptimSpec) -> Optimizer:
     """SGD or AdamW; weight decay on weights only, never on biases, norms, position tables."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -43,7 +43,9 @@ class RunFolder:
     def resume(self, recipe: Recipe | None) -> Recipe:
         """The recipe of the run that lies here; ``recipe``, where given, must be the same one."""
         if not self.recipe.is_file():
-            raise HfgdError(f"'{self.root}' holds no run to resume; leave --resume out to start one.")
+            raise HfgdError(
+                f"'{self.root}' holds no run to resume; leave --resume out to start one."
+            )
         stored = check_recipe(read_recipe_yaml(self.recipe), str(self.recipe))
         difference = recipe and first_difference(stored, recipe)
         if difference:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from hfgd.errors import HfgdError
-from hfgd.model.blocks import ConvBnRelu
 from hfgd.geometry import Grid, Size
+from hfgd.model.blocks import ConvBnRelu
 
 
 class SFPN(nn.Module):
@@ -65,8 +65,9 @@ class SFPN(nn.Module):
         The finest skip has one convolution more than it has levels to climb, so its first stays.
         """
         convs = self.branches[level]
+        assert isinstance(convs, nn.ModuleList)
         position = level + self.extra
-        for remaining, conv in zip(range(len(convs), 0, -1), convs, strict=True):  # type: ignore[arg-type]
+        for remaining, conv in zip(range(len(convs), 0, -1), convs, strict=True):
             if remaining <= position:
                 position -= 1
             x = self.grid.resize(conv(x), sizes[position])
