@@ -7,7 +7,7 @@ from types import TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-PLAIN_EVERY = 10.0  # seconds between plain lines
+PLAIN_EVERY = 30.0  # seconds between plain lines
 
 
 class Progress:

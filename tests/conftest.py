@@ -1,0 +1,60 @@
+"""Toy backbones, a tiny data folder, and the real data where HFGD_SHARED points to some."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hfgd.data.classes import ClassSet
+from hfgd.model import BackboneSpec, ModelSpec, Segmenter, build
+
+# a second of each: corners, cells, and cells with NHWC maps
+TOYS = {
+    "test_resnet": BackboneSpec(name="test_resnet"),
+    "test_convnext": BackboneSpec(name="test_convnext"),
+    "swin": BackboneSpec(
+        name="swin_tiny_patch4_window7_224",
+        options={"embed_dim": 24, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8], "window_size": 4},
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_a_seed():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def toy(classes: int = 5, backbone: str = "test_resnet", **model) -> Segmenter:
+    spec = ModelSpec(backbone=TOYS[backbone], width=32).model_copy(update=model)
+    return build(spec, ClassSet.numbered(classes))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three train and two val pairs of three classes, ids 10, 20, 30 and 99 = ignore."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 3), ("val", 2)):
+        for kind in ("images", "labels"):
+            (tmp_path / "data" / kind / split).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            ids = rng.choice([10, 20, 30, 99], (40, 50)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data/images" / split / f"{split}{i}.png")
+            Image.fromarray(ids).save(tmp_path / "data/labels" / split / f"{split}{i}.png")
+    (tmp_path / "data" / "data.yaml").write_text(
+        "classes: [a, b, c]\nlabel_map: {10: a, 20: b, 30: c, 99: ignore}\n"
+    )
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder with real data and weights; skips where there is none."""
+    path = os.environ.get("HFGD_SHARED")
+    if not path or not Path(path).is_dir():
+        pytest.skip("HFGD_SHARED names no folder with real data")
+    return Path(path)

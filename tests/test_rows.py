@@ -1,0 +1,88 @@
+"""One contract for every composition, on toy backbones."""
+
+import itertools
+
+import pytest
+import torch
+from conftest import TOYS, toy
+
+from hfgd.losses import LossSpec, loss_terms
+from hfgd.model.encoders import ENCODERS
+from hfgd.model.hfgm import GUIDANCE, NO_GUIDANCE, NO_STOP_GRADIENT
+from hfgd.model.upsamplers import UPSAMPLERS
+
+GUIDANCES = {"none": NO_GUIDANCE, "full": GUIDANCE, "no_stop": NO_STOP_GRADIENT}
+ROWS = [
+    pytest.param(backbone, encoder, upsampler, stride, guidance, axial, id="-".join(
+        [backbone, encoder, f"{upsampler}{stride}", guidance, "aa" if axial else "plain"]
+    ))
+    for backbone, encoder, (upsampler, stride), guidance, axial in itertools.product(
+        TOYS, ENCODERS, [(u, 4) for u in UPSAMPLERS] + [("u_sfpn", 2)], GUIDANCES, (False, True)
+    )
+    if not (upsampler == "none" and guidance != "none")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("backbone", "encoder", "upsampler", "stride", "guidance", "axial"), ROWS)
+def test_contract(backbone, encoder, upsampler, stride, guidance, axial):
+    model = toy(
+        backbone=backbone,
+        encoder=encoder,
+        upsampler=upsampler,
+        stride=stride,
+        guidance=GUIDANCES[guidance],
+        axial_attention=axial,
+    ).train()
+    image, label = torch.rand(2, 3, 65, 47), torch.randint(0, 5, (2, 65, 47))
+    output = model(image)
+
+    padded = model.backbone.grid.padded((65, 47))
+    expected = -(-padded[0] // (32 if upsampler == "none" else stride))
+    assert output.logits.shape[:2] == (2, 5)
+    assert output.logits.shape[2] == expected
+    assert output.full_size().shape == (2, 5, 65, 47)
+    assert (output.guide_logits is not None) == (guidance != "none")
+
+    terms = loss_terms(output, label, LossSpec())
+    sum(terms.values()).backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not silent
+
+    model.eval()
+    with torch.inference_mode():
+        once = model(image[:1])  # batch 1
+        assert once.guide_logits is None
+        assert model(image[:1], guide=True).logits.shape == once.logits.shape
+        with torch.autocast("cpu", torch.bfloat16):
+            low = model(image).full_size().float()
+        torch.testing.assert_close(low, model(image).full_size(), atol=0.25, rtol=0.25)
+
+
+@pytest.mark.parametrize("backbone", TOYS)
+@pytest.mark.parametrize("size", [(513, 513), (97, 131), (33, 500), (32, 32), (500, 33)])
+def test_any_size_goes_in_and_comes_out(backbone, size):
+    model = toy(backbone=backbone, encoder="cae", upsampler="u_sfpn", axial_attention=True).eval()
+    with torch.inference_mode():
+        logits = model(torch.rand(1, 3, *size)).full_size()
+    assert logits.shape == (1, 5, *size)
+    assert logits.isfinite().all()
+
+
+def test_state_dict_keys_do_not_depend_on_guidance():
+    keys = [
+        list(toy(upsampler="u_sfpn", encoder="cae", guidance=guidance).state_dict())
+        for guidance in GUIDANCES.values()
+    ]
+    assert keys[0] == keys[1] == keys[2]
+
+
+def test_padding_does_not_move_the_picture():
+    """An image that fits the grid gives the same logits as the network without any padding."""
+    model = toy(upsampler="sfpn").eval()
+    image = torch.rand(1, 3, 65, 97)
+    with torch.inference_mode():
+        output = model(image)
+        maps = model.backbone.net((image - model.backbone.mean) / model.backbone.std)
+        *skips, top = maps
+        logits, _ = model.hfgm(skips, model.encoder(top).high, guide=False)
+    torch.testing.assert_close(output.logits, logits)
