@@ -17,7 +17,12 @@ TOYS = {
     "test_convnext": BackboneSpec(name="test_convnext"),
     "swin": BackboneSpec(
         name="swin_tiny_patch4_window7_224",
-        options={"embed_dim": 24, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8], "window_size": 4},
+        options={
+            "embed_dim": 24,
+            "depths": [1, 1, 2, 1],
+            "num_heads": [1, 2, 4, 8],
+            "window_size": 4,
+        },
     ),
 }
 

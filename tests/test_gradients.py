@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import toy
 
+from conftest import toy
 from hfgd.losses import LossSpec, loss_terms
 from hfgd.model.hfgm import GUIDANCE, NO_GUIDANCE, NO_STOP_GRADIENT
 
@@ -20,7 +20,9 @@ def reach(backbone, guidance, losses) -> dict[str, bool]:
         guidance=guidance,
         axial_attention=True,
     ).train()
-    terms = loss_terms(model(torch.rand(2, 3, 65, 65)), torch.randint(0, 5, (2, 65, 65)), LossSpec())
+    terms = loss_terms(
+        model(torch.rand(2, 3, 65, 65)), torch.randint(0, 5, (2, 65, 65)), LossSpec()
+    )
     sum(terms[name] for name in losses).backward()
     return {
         part: any(
@@ -58,7 +60,9 @@ def test_with_the_whole_loss_every_parameter_learns(backbone):
         guidance=GUIDANCE,
         axial_attention=True,
     ).train()
-    terms = loss_terms(model(torch.rand(2, 3, 65, 65)), torch.randint(0, 5, (2, 65, 65)), LossSpec())
+    terms = loss_terms(
+        model(torch.rand(2, 3, 65, 65)), torch.randint(0, 5, (2, 65, 65)), LossSpec()
+    )
     sum(terms.values()).backward()
     assert not [n for n, p in model.named_parameters() if p.grad is None]
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import toy
 
+from conftest import toy
 from hfgd.car import car_terms, class_centres
 from hfgd.geometry import Frame, Grid
 from hfgd.losses import LossSpec, cross_entropy, loss_terms

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import toy
 
+from conftest import toy
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
 from hfgd.geometry import Grid

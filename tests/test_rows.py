@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 import torch
-from conftest import TOYS, toy
 
+from conftest import TOYS, toy
 from hfgd.losses import LossSpec, loss_terms
 from hfgd.model.encoders import ENCODERS
 from hfgd.model.hfgm import GUIDANCE, NO_GUIDANCE, NO_STOP_GRADIENT
@@ -45,7 +45,9 @@ def test_contract(backbone, encoder, upsampler, stride, guidance, axial):
 
     terms = loss_terms(output, label, LossSpec())
     sum(terms.values()).backward()
-    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    silent = [
+        n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()
+    ]
     assert not silent
 
     model.eval()

@@ -74,7 +74,7 @@ def _rgb(image: Image.Image, name: str) -> Pixels:
         raise HfgdError(
             f"{name} has mode {image.mode}, more than 8 bits a channel; convert it to 8-bit RGB."
         )
-    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+    return np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
 
 
 def _read(path: Path, kind: str, read: Callable[[Image.Image], T]) -> T:

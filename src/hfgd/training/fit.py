@@ -164,5 +164,5 @@ def _iteration(state: Path) -> int:
 def _quieten() -> None:
     """Lightning's own chatter says nothing that our lines do not."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for pattern in (".*does not have many workers.*", ".*weights_only.*", ".*TypedStorage.*"):
+    for pattern in (".*does not have many workers.*", ".*weights_only.*", ".*LeafSpec.*"):
         warnings.filterwarnings("ignore", pattern)

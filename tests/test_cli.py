@@ -1,0 +1,212 @@
+"""The command line as a user meets it: help, results, and one sentence for each mistake."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import TOYS
+from hfgd.checkpoint import save_model
+from hfgd.data.classes import ClassSet
+from hfgd.model import ModelSpec, build
+from hfgd.recipes.spec import Recipe
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A saved model of the tiny folder's classes."""
+    recipe = Recipe(name="toy", model=ModelSpec(backbone=TOYS["test_resnet"], width=16))
+    save_model(build(recipe.model, ClassSet.of(["a", "b", "c"])), recipe, tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Call ``hfgd`` in this process: (exit code, stdout, stderr)."""
+    from hfgd.cli import main
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["hfgd", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "140")
+        try:
+            main()
+            code = 0
+        except SystemExit as leave:
+            code = leave.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], ["train", "eval", "predict", "data", "demo", "recipes"]),
+        (["train"], ["--data", "--set", "--resume", "--out", "--data-yaml"]),
+        (["eval"], ["--data", "--split", "--out"]),
+        (["predict"], ["--out", "--opacity"]),
+        (["data"], ["check", "export"]),
+        (["data", "check"], ["--data-yaml"]),
+        (["data", "export"], ["--out", "--seed"]),
+        (["demo"], ["--iterations", "--pretrained"]),
+    ],
+)
+def test_help_reads_well(run, words, expected):
+    code, out, _ = run(*words, "--help")
+    assert code == 0
+    for word in expected:
+        assert word in out
+
+
+def test_help_does_not_wait_for_torch():
+    command = "import sys; sys.argv = ['hfgd', '--version']; import hfgd.cli as c\ntry: c.main()\n"
+    command += "except SystemExit: pass\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", command], check=True)
+
+
+def test_recipes_are_listed(run):
+    code, out, _ = run("recipes")
+    assert code == 0
+    assert "hfgd_resnet50" in out
+
+
+def test_eval_prints_a_table_and_writes_reports(run, model, folder, tmp_path):
+    code, out, err = run("eval", model, "--data", folder, "--out", tmp_path / "r", "--workers", 0)
+    assert code == 0, err
+    assert "mIoU" in out
+    assert "label pixels" in out
+    names = {path.name for path in (tmp_path / "r").iterdir()}
+    assert names == {
+        "report.json", "report.md", "confusion.png", "iou_per_class.png", "panels.png"
+    }  # fmt: skip
+    assert run("val", model, "--data", folder, "--out", tmp_path / "r2")[0] == 0  # the alias
+
+
+def test_predict_keeps_folders_orientation_and_goes_on(run, model, tmp_path):
+    source = tmp_path / "in"
+    (source / "deep").mkdir(parents=True)
+    picture = Image.fromarray(np.zeros((40, 60, 3), dtype=np.uint8))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(source / "deep" / "turned.jpg", exif=exif)
+    picture.save(source / "plain.png")
+    picture.save(source / "plain.jpg")
+    (source / "broken.jpg").write_bytes(b"\xff\xd8 not much of a JPEG")
+    code, out, err = run("predict", model, source, "--out", tmp_path / "out")
+    assert code == 1
+    assert "3 images labelled" in out
+    assert "1 could not be read" in err
+    assert "broken.jpg" in err
+    written = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png")}
+    assert written == {
+        f"{kind}/{name}"
+        for kind in ("labels", "overlays")
+        for name in ("deep/turned.png", "plain_png.png", "plain_jpg.png")
+    }
+    with Image.open(tmp_path / "out/labels/deep/turned.png") as label:
+        assert label.size == (40, 60)  # upright
+        assert label.mode == "P"
+
+
+def test_check_and_export(run, tmp_path):
+    code, out, _ = run(
+        "data", "export", "scenes", "--out", tmp_path / "s", "--train", 3, "--val", 2
+    )
+    assert code == 0
+    assert "hfgd data check" in out
+    code, out, _ = run("data", "check", tmp_path / "s")
+    assert code == 0
+    assert "nothing here would break" in out
+    assert "building" in out
+    label = next((tmp_path / "s/labels/train").iterdir())
+    Image.fromarray(np.full((192, 256), 99, dtype=np.uint8)).save(label)
+    code, out, _ = run("data", "check", tmp_path / "s")
+    assert code == 1
+    assert f"{label} holds ids 99" in out.replace("\n", "")
+
+
+MISTAKES = {
+    "unknown recipe": (["train", "hfgd_resnet", "--data", "scenes"], 2, "did you mean"),
+    "no recipe": (["train", "--data", "scenes"], 2, "train needs a recipe"),
+    "no data": (["train", "hfgd_mobilenetv2"], 2, "needs data: give --data FOLDER"),
+    "no such data": (["train", "demo_sfpn", "--data", "nowhere"], 2, "no data folder 'nowhere'"),
+    "unknown key": (
+        ["train", "demo_sfpn", "--set", "optim.learning_rate=1"], 2, "no key named 'learning_rate'",
+    ),
+    "wrong type": (["train", "demo_sfpn", "--set", "optim.lr=fast"], 2, "optim.lr: Input should be"),
+    "no equals sign": (["train", "demo_sfpn", "--set", "optim.lr"], 2, "--set takes key=value"),
+    "resume what": (["train", "--resume"], 2, "--resume needs --out"),
+    "no recipe file": (["train", "my.yaml"], 2, "no recipe file 'my.yaml'"),
+    "no model": (["eval", "nowhere", "--data", "scenes"], 2, "there is no model 'nowhere'"),
+    "no image": (["predict", "{model}", "nothing.jpg", "--out", "x"], 2, "'nothing.jpg'"),
+    "no folder": (["data", "check", "nowhere"], 2, "nowhere"),
+    "other classes": (["eval", "{model}", "--data", "scenes"], 2, "the model knows 3 classes"),
+    "no such split": (
+        ["eval", "{model}", "--data", "{folder}", "--split", "test"], 2, "no images in",
+    ),
+    "no such device": (
+        ["eval", "{model}", "--data", "{folder}", "--device", "tpu9"], 2, "cannot be used here",
+    ),
+    "usage": (["train", "--colour"], 2, "No such option"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_sentence_and_its_exit_code(
+    run, model, folder, tmp_path, monkeypatch, mistake
+):
+    monkeypatch.chdir(tmp_path)
+    words, code, expected = MISTAKES[mistake]
+    filled = [word.format(model=model, folder=folder) for word in words]
+    got, _, err = run(*filled)
+    assert got == code
+    assert expected in err
+    assert "Traceback" not in err
+
+
+def test_recipe_files_may_build_on_a_named_one(run, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(
+        "base: demo_sfpn\n"
+        "model: {backbone: {name: test_resnet}, width: 16}\n"
+        "augment: {crop: [33, 33]}\n"
+        "train: {iterations: 2, batch_size: 2, workers: 0, validate_every: 2}\n"
+    )
+    code, out, err = run("train", "mine.yaml", "--data", folder, "--set", "train.panels=1")
+    assert code == 0, err
+    assert (tmp_path / "runs/mine/last/model.safetensors").is_file()
+    assert "hfgd predict runs/mine" in out
+    (tmp_path / "wrong.yaml").write_text("base: demo_sfpn\nmodle: {}\n")
+    code, _, err = run("train", "wrong.yaml", "--data", folder)
+    assert code == 2
+    assert "wrong.yaml: modle: there is no key named 'modle'; did you mean 'model'?" in err
+
+
+def test_demo_trains_scores_and_shows_both(run, tmp_path, monkeypatch):
+    from hfgd import demo
+
+    def small(name, iterations, pretrained):
+        return make(name, iterations, pretrained).with_(
+            **{
+                "model.backbone.name": "test_resnet",
+                "model.width": 16,
+                "augment.crop": [33, 33],
+                "train.batch_size": 2,
+                "train.panels": 1,
+            }
+        )
+
+    make = demo._recipe
+    monkeypatch.setattr(demo, "_recipe", small)
+    monkeypatch.setattr("hfgd.data.scenes.SPLITS", {"train": (0, 4), "val": (1_000_000, 2)})
+    code, out, err = run("demo", "--out", tmp_path / "demo", "--iterations", 2)
+    assert code == 0, err
+    for word in ("SemanticFPN", "HFGD", "mIoU", "pole", "is ahead after 2", "demo.png", "next:"):
+        assert word in out
+    assert (tmp_path / "demo/demo.png").is_file()
+    again, out_again, _ = run("demo", "--out", tmp_path / "demo", "--iterations", 2)
+    assert again == 0
+    assert "mIoU" in out_again
