@@ -12,18 +12,26 @@ from hfgd.model.hfgm import GUIDANCE, NO_GUIDANCE, NO_STOP_GRADIENT
 from hfgd.model.upsamplers import UPSAMPLERS
 
 GUIDANCES = {"none": NO_GUIDANCE, "full": GUIDANCE, "no_stop": NO_STOP_GRADIENT}
-ROWS = [
-    pytest.param(backbone, encoder, upsampler, stride, guidance, axial, id="-".join(
-        [backbone, encoder, f"{upsampler}{stride}", guidance, "aa" if axial else "plain"]
-    ))
-    for backbone, encoder, (upsampler, stride), guidance, axial in itertools.product(
-        TOYS, ENCODERS, [(u, 4) for u in UPSAMPLERS] + [("u_sfpn", 2)], GUIDANCES, (False, True)
-    )
-    if not (upsampler == "none" and guidance != "none")
-]  # fmt: skip
 
 
-@pytest.mark.parametrize(("backbone", "encoder", "upsampler", "stride", "guidance", "axial"), ROWS)
+def rows():
+    """Every encoder and every upsampler under every guidance, on three backbones."""
+    ends = [("none", 4), ("u_sfpn", 4)]
+    whole = [(encoder, *end) for encoder in ENCODERS for end in ends]
+    whole += [("identity", upsampler, 4) for upsampler in UPSAMPLERS if upsampler != "u_sfpn"]
+    whole += [("cae", "u_sfpn", 2)]
+    for backbone, (encoder, upsampler, stride), guidance in itertools.product(
+        TOYS, dict.fromkeys(whole), GUIDANCES
+    ):
+        if upsampler != "none" or guidance == "none":
+            axial = guidance != "none"
+            name = f"{backbone}-{encoder}-{upsampler}{stride}-{guidance}"
+            yield pytest.param(backbone, encoder, upsampler, stride, guidance, axial, id=name)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "encoder", "upsampler", "stride", "guidance", "axial"), rows()
+)
 def test_contract(backbone, encoder, upsampler, stride, guidance, axial):
     model = toy(
         backbone=backbone,
@@ -54,7 +62,7 @@ def test_contract(backbone, encoder, upsampler, stride, guidance, axial):
     with torch.inference_mode():
         once = model(image[:1])  # batch 1
         assert once.guide_logits is None
-        assert model(image[:1], guide=True).logits.shape == once.logits.shape
+        assert model(image[:1], all_branches=True).logits.shape == once.logits.shape
         with torch.autocast("cpu", torch.bfloat16):
             low = model(image).full_size().float()
         torch.testing.assert_close(low, model(image).full_size(), atol=0.25, rtol=0.25)

@@ -55,13 +55,10 @@ def load_model(path: str | Path, device: str = "cpu") -> Segmenter:
     config = _read_config(folder / CONFIG)
     recipe = _recipe(config, folder / CONFIG)
     classes = ClassSet.of(config["classes"], [tuple(c) for c in config["palette"]])
-    stored = {
-        "pretrained": False,  # the weights lie beside; nothing is fetched
-        "mean": tuple(config["mean"]),
-        "std": tuple(config["std"]),
-    }
-    spec = recipe.model.model_copy(
-        update={"backbone": recipe.model.backbone.model_copy(update=stored)}
+    spec = recipe.model.with_backbone(
+        pretrained=False,  # the weights lie beside; nothing is fetched
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
     )
     model = build(spec, classes)
     _load_weights(model, folder / WEIGHTS)

@@ -62,12 +62,10 @@ class Progress:
             text = f"{self.title} {done}/{self.total} · ETA {left}"
             print(f"{text} · {details}" if details else text, file=sys.stderr, flush=True)
 
-    def note(self, line: str) -> None:
-        """A line that stays, above the bar."""
-        if self._bar is not None:
-            self._bar.console.print(line, highlight=False)
-        else:
-            print(line, file=sys.stderr, flush=True)
+
+def say(line: str) -> None:
+    """A line for whoever watches, on stderr."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def format_duration(seconds: float) -> str:

@@ -3,7 +3,7 @@
 import errno
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -27,6 +27,14 @@ Model = Annotated[str, typer.Argument(help="A run folder (its last model), or a 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU where there is one.")]
 DataYaml = Annotated[
     Path | None, typer.Option(help="A data.yaml that does not lie in the data folder.")
+]
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one key, e.g. --set optim.lr=0.02; repeatable."),
+]
+Toy = Annotated[
+    bool, typer.Option("--toy", help="The same composition in seconds: toy backbone, 'scenes'.")
 ]
 
 
@@ -59,19 +67,73 @@ def demo(
 
 
 @app.command()
-def recipes() -> None:
-    """List the named recipes."""
-    from rich.table import Table
+def recipes(
+    table: Annotated[
+        str | None, typer.Option(help="Only the rows of one table of the paper, e.g. 3.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Only the rows on one data set, e.g. cityscapes.")
+    ] = None,
+) -> None:
+    """List the recipes: the named ones, and every row of the paper's tables."""
+    from hfgd.cli.show import named_table, rows_table
 
-    from hfgd.recipes import RECIPES
+    if table is None and data is None:
+        Console().print(named_table())
+    Console().print(rows_table(table, data))
 
-    table = Table()
-    for column in ("name", "backbone", "what it is"):
-        table.add_column(column, overflow="fold")
-    for name, make in RECIPES.items():
-        recipe = make()
-        table.add_row(name, recipe.model.backbone.name, recipe.description)
-    Console().print(table)
+
+@app.command()
+def info(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe, a row, or a YAML file.")] = None,
+    table: Annotated[
+        str | None, typer.Option(help="9: the paper's Table 9 beside our count.")
+    ] = None,
+    size: Annotated[
+        tuple[int, int] | None, typer.Option(help="HEIGHT WIDTH; the recipe's crop by default.")
+    ] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes.")] = None,
+    latency: Annotated[bool, typer.Option(help="Also time one image on this machine.")] = False,
+) -> None:
+    """What a model costs: parameters, GMACs and GFLOPs per part, activation memory, latency."""
+    from hfgd.cli.show import cost_table, cost_table_9
+
+    if (recipe is None) == (table is None):
+        raise HfgdError("info takes either a recipe or --table 9.")
+    if table is not None:
+        Console().print(cost_table_9(table))
+        return
+    for part in cost_table(recipe or "", size, classes, latency):
+        Console().print(part)
+
+
+@app.command()
+def ablate(
+    table: Annotated[str, typer.Argument(help="A table of the paper: table3, or 3.")],
+    data: Annotated[
+        str | None, typer.Option(help="A data folder, a data.yaml with a path, or 'scenes'.")
+    ] = None,
+    data_yaml: DataYaml = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each row, seeds 0, 1, …")] = 1,
+    rows: Annotated[
+        list[str] | None, typer.Option("--row", help="Only this row, e.g. full; repeatable.")
+    ] = None,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="runs/TABLE by default.")] = None,
+    toy: Toy = False,
+) -> None:
+    """Run all rows of a table on any data: one table, mean ± spread, beside the paper's."""
+    from hfgd.ablate import ablate as run
+    from hfgd.ablate import markdown
+    from hfgd.recipes import parse_overrides
+
+    changes = _with_data(parse_overrides(settings or []), data, data_yaml)
+    if data is None and not toy:
+        raise HfgdError("ablate needs data: give --data FOLDER, or --toy for a try on 'scenes'.")
+    folder = out or Path("runs") / (f"table{table}" if table.isdecimal() else table)
+    results = run(table, changes, folder, seeds, rows or (), toy)
+    print(markdown(results, changes))
+    print(f"written: {folder}/ablation.md, ablation.json, ablation.png")
 
 
 @app.command()
@@ -83,15 +145,14 @@ def train(
         str | None, typer.Option(help="A data folder, a data.yaml with a path, or 'scenes'.")
     ] = None,
     data_yaml: DataYaml = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change one key, e.g. --set optim.lr=0.02; repeatable."),
-    ] = None,
+    settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME by default.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
+    toy: Toy = False,
 ) -> None:
     """Train a recipe on data: a scored, shown model in a run folder."""
     from hfgd.recipes import find_recipe, parse_overrides
+    from hfgd.recipes import toy as as_toy
     from hfgd.training.fit import fit
     from hfgd.training.run_folder import free_folder
 
@@ -99,16 +160,11 @@ def train(
         raise HfgdError("--resume needs --out, the run folder to go on with.")
     resolved = None
     if recipe is not None:
-        resolved = find_recipe(recipe)
-        changes = parse_overrides(settings or [])
-        if data is not None:
-            changes["data.location"] = data
-        if data_yaml is not None:
-            changes["data.data_yaml"] = str(data_yaml)
-        resolved = resolved.with_(**changes)
+        resolved = as_toy(find_recipe(recipe)) if toy else find_recipe(recipe)
+        resolved = resolved.with_(**_with_data(parse_overrides(settings or []), data, data_yaml))
     elif settings or data or data_yaml or not resume:
         raise HfgdError("train needs a recipe: a name from 'hfgd recipes', or a YAML file.")
-    folder = out or free_folder(resolved.name if resolved else "run")
+    folder = out or free_folder(resolved.name.replace("/", "-") if resolved else "run")
     run = fit(resolved, folder, resume)
     _show(run.report)
     print(f"\nrun folder: {run.folder.root}  (report.md, panels.png, curves.png, confusion.png)")
@@ -125,12 +181,16 @@ def evaluate_(
         Path | None, typer.Option(help="Where the report goes; MODEL/eval-DATA-SPLIT by default.")
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 2,
+    branch: Annotated[
+        Literal["fine", "guide", "aux"],
+        typer.Option(help="guide: what the guiding branch alone would score."),
+    ] = "fine",
     device: Device = None,
 ) -> None:
     """Score a model: a table per class, mIoU, mAcc, aAcc, report.json and report.md."""
     from hfgd.evaluation.run import evaluate_model
 
-    report, folder = evaluate_model(model, data, split, data_yaml, out, workers, device)
+    report, folder = evaluate_model(model, data, split, data_yaml, out, workers, device, branch)
     _show(report)
     print(f"\nreport: {folder}  (report.md, report.json, panels.png, confusion.png)")
 
@@ -156,6 +216,11 @@ def predict(
         for reason in outcome.failed:
             print(f"  {reason}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _with_data(changes: dict[str, Any], data: str | None, data_yaml: Path | None) -> dict[str, Any]:
+    given = {"data.location": data, "data.data_yaml": data_yaml and str(data_yaml)}
+    return changes | {key: value for key, value in given.items() if value is not None}
 
 
 def _show(report: object) -> None:

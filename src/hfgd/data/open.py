@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hfgd.data.dataset import SegDataset
+from hfgd.data.dataset import Part, SegDataset
 from hfgd.data.folder import FolderData, FolderDataset
 from hfgd.data.scenes import ScenesDataset
 from hfgd.errors import HfgdError
@@ -10,11 +10,18 @@ from hfgd.errors import HfgdError
 SCENES = "scenes"
 
 
-def open_dataset(location: str, split: str, data_yaml: Path | None = None) -> SegDataset:
+def open_dataset(
+    location: str, split: str, data_yaml: Path | None = None, limit: int | None = None
+) -> SegDataset:
     """The ``split`` of a data set: 'scenes', a data folder, or a data.yaml with a ``path``.
 
-    Raises HfgdError where there is none.
+    ``limit``: only that many of its images, spread evenly. Raises HfgdError where there is none.
     """
+    dataset = _open(location, split, data_yaml)
+    return dataset if limit is None or limit >= len(dataset) else Part(dataset, limit)
+
+
+def _open(location: str, split: str, data_yaml: Path | None) -> SegDataset:
     if location == SCENES:
         return ScenesDataset(split)
     path = Path(location).expanduser()

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 import torch
 
-from hfgd.data.dataset import Batch, SegDataset
+from hfgd.data.dataset import Batch, Part, SegDataset
 from hfgd.data.loader import EvalBatches
 from hfgd.errors import HfgdError
 from hfgd.evaluation.scores import ConfusionMatrix, Scores
-from hfgd.model.segmenter import Segmenter
+from hfgd.model.segmenter import Branch, Segmenter
 
 # how an image reaches its labels; written into every result
 SINGLE_SCALE = "whole image, one scale, no flip; against the label file at its own size"
@@ -32,8 +32,9 @@ def evaluate(
     dataset: SegDataset,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    branch: Branch = "fine",
 ) -> Scores:
-    """Score a model on every image of a data set, each whole and at its own size.
+    """Score a branch of a model on every image of a data set, each whole and at its own size.
 
     Raises HfgdError where the data set's classes are not the model's.
     """
@@ -44,7 +45,8 @@ def evaluate(
     with evaluating(model):
         for done, batch in enumerate(batches, start=1):
             image, label = batch.image.to(device), batch.label.to(device)
-            confusion.update(model(image).full_size().argmax(1), label)
+            output = model(image, all_branches=branch != "fine")
+            confusion.update(output.full_size(branch).argmax(1), label)
             if progress is not None:
                 progress(done, len(batches))
     return Scores(model.classes, confusion.compute().cpu().numpy())
@@ -69,9 +71,6 @@ def check_classes(model: Segmenter, dataset: SegDataset) -> None:
 
 def pick(dataset: SegDataset, count: int) -> list[Batch]:
     """``count`` images spread evenly over a data set, as batches of one."""
-    count = min(count, len(dataset))
-    picked = []
-    for i in range(count):
-        image, label, name = dataset[(2 * i + 1) * len(dataset) // (2 * count)]
-        picked.append(Batch(image[None].float() / 255, label[None].long(), [name]))
-    return picked
+    part = Part(dataset, min(count, len(dataset)))
+    samples = [part[i] for i in range(len(part))]
+    return [Batch(i[None].float() / 255, label[None].long(), [name]) for i, label, name in samples]

@@ -171,3 +171,23 @@ def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
     plt.close(figure)
+
+
+def ablation_bars(rows: Sequence[tuple[str, float, float | None]], title: str, path: Path) -> None:
+    """Mean mIoU of each row (name, mean, spread) in percent, on an axis that shows differences."""
+    names, means, spreads = zip(*rows, strict=True)
+    errors = [spread or 0 for spread in spreads]
+    figure, axis = plt.subplots(figsize=(8, 0.42 * len(rows) + 1.4))
+    axis.barh(range(len(rows)), means, xerr=errors, color="#7aa6d0", edgecolor="black", capsize=3)
+    low, high = min(means) - max(errors), max(means) + max(errors)
+    margin = max(0.5, 0.35 * (high - low))
+    left = max(0.0, low - margin)
+    axis.set_xlim(left, high + margin)
+    for place, (mean, error) in enumerate(zip(means, errors, strict=True)):
+        axis.text(mean + error + 0.04 * margin, place, f" {mean:.2f}", va="center", fontsize=9)
+    axis.set_yticks(range(len(rows)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel(f"mIoU in percent{'' if left == 0 else ' (the axis does not start at 0)'}")
+    axis.set_title(title, fontsize=10)
+    figure.tight_layout()
+    _save(figure, path)

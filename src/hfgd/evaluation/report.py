@@ -24,6 +24,7 @@ class Report:
     data: str
     images: int
     scores: Scores
+    branch: str = "fine"
     protocol: str = SINGLE_SCALE
     facts: dict[str, Any] = field(default_factory=dict)  # iteration, seconds, …
 
@@ -43,6 +44,7 @@ class Report:
             "data": self.data,
             "images": self.images,
             "protocol": self.protocol,
+            "branch": self.branch,
             **self.facts,
             **{name: _plain(value) for name, value in scores.summary().items()},
             "classes": [
@@ -72,7 +74,7 @@ class Report:
         )
         return (
             f"# {self.model} on {self.data}\n\n"
-            f"- images: {self.images}\n- protocol: {self.protocol}\n{facts}\n"
+            f"- images: {self.images}\n- protocol: {self.protocol}\n- branch: {self.branch}\n{facts}\n"
             f"{means} (percent)\n\n"
             "| class | IoU | Acc | F1 | label pixels |\n| --- | ---: | ---: | ---: | ---: |\n"
             f"{rows}{absent}"

@@ -10,6 +10,7 @@ from hfgd.errors import HfgdError
 from hfgd.evaluation.evaluate import check_classes, evaluate
 from hfgd.evaluation.pictures import draw_scores, predict_panels
 from hfgd.evaluation.report import Report
+from hfgd.model.segmenter import Branch
 from hfgd.progress import Progress
 
 PANELS = 4
@@ -34,6 +35,7 @@ def evaluate_model(
     out: Path | None = None,
     workers: int = 2,
     device: str | None = None,
+    branch: Branch = "fine",
 ) -> tuple[Report, Path]:
     """Score the model at ``path``; returns the report and the folder it was written to."""
     model = load_model(path, pick_device(device))
@@ -41,9 +43,9 @@ def evaluate_model(
     check_classes(model, dataset)
     name = read_recipe(path).name
     with Progress("scoring", len(dataset)) as progress:
-        scores = evaluate(model, dataset, workers, lambda done, _: progress.update(done))
+        scores = evaluate(model, dataset, workers, lambda done, _: progress.update(done), branch)
     facts = {"checkpoint": str(model_folder(path))}
-    report = Report(name, dataset.title, len(dataset), scores, facts=facts)
+    report = Report(name, dataset.title, len(dataset), scores, branch, facts=facts)
     folder = out or Path(path) / f"eval-{dataset.title.replace('/', '-')}"
     report.save(folder)
     draw_scores(scores, folder)

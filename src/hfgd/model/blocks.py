@@ -26,6 +26,19 @@ class ConvBnRelu(nn.Sequential):
         )
 
 
+class PooledConvBnRelu(ConvBnRelu):
+    """CBR for a map pooled to few pixels: also trains on a single one (batch 1, one bin).
+
+    Batch norm refuses statistics of one value; the value twice has the same mean and variance.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            x = x.expand(2, -1, -1, -1)
+            return super().forward(x)[:1]  # type: ignore[no-any-return, no-untyped-call]
+        return super().forward(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
 class SelfAttention(nn.Module):
     """Full self-attention over all pixels, added to its input: x + SA(x) (paper §3.2, [9, 43, 46]).
 

@@ -4,7 +4,7 @@ Every row of every table of the paper is an instance of this composition, never 
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,11 @@ from hfgd.data.draw import Prediction
 from hfgd.data.images import read_image
 from hfgd.errors import HfgdError
 from hfgd.geometry import Frame
+from hfgd.model.aux_fcn import AuxFCN
 from hfgd.model.backbone import Backbone
 from hfgd.model.hfgm import HFGM
+
+Branch = Literal["fine", "guide", "aux"]
 
 
 class SegOutput(NamedTuple):
@@ -25,7 +28,7 @@ class SegOutput(NamedTuple):
 
     ``logits`` (B, K, H'/s, W'/s): the fine branch's, the model's answer.
     ``guide_logits`` (B, K, h, w): the guiding branch's; None at inference and without guidance.
-    ``aux_logits`` (B, K, h, w): logits with a cross-entropy of their own; None without them.
+    ``aux_logits`` (B, K, h, w): OCR's regions or the auxiliary FCN's; None without them.
     ``regularised`` (B, 512, h, w): what CAR's losses act on; None without CAR.
     """
 
@@ -35,16 +38,24 @@ class SegOutput(NamedTuple):
     regularised: Tensor | None
     frame: Frame
 
-    def full_size(self) -> Tensor:
-        """The logits at the image's own size: (B, K, H, W)."""
-        return self.frame.restore(self.logits)
+    def full_size(self, branch: Branch = "fine") -> Tensor:
+        """The logits of a branch at the image's own size: (B, K, H, W)."""
+        logits = {"fine": self.logits, "guide": self.guide_logits, "aux": self.aux_logits}[branch]
+        if logits is None:
+            raise HfgdError(f"this model has no {branch} branch to score; use the fine one.")
+        return self.frame.restore(logits)
 
 
 class Segmenter(nn.Module):
     """A semantic-segmentation network with its classes; takes any height and width."""
 
     def __init__(
-        self, backbone: Backbone, encoder: nn.Module, hfgm: HFGM, classes: ClassSet
+        self,
+        backbone: Backbone,
+        encoder: nn.Module,
+        hfgm: HFGM,
+        classes: ClassSet,
+        aux_fcn: AuxFCN | None = None,
     ) -> None:
         super().__init__()
         if len(classes) != hfgm.tokens.weight.shape[0]:
@@ -56,16 +67,21 @@ class Segmenter(nn.Module):
         self.encoder = encoder
         self.hfgm = hfgm
         self.classes = classes
+        self.aux_fcn = aux_fcn
 
-    def forward(self, image: Tensor, guide: bool | None = None) -> SegOutput:
-        """(B, 3, H, W) RGB in [0, 1] → SegOutput; ``guide`` defaults to "while training"."""
-        guide = self.training if guide is None else guide
+    def forward(self, image: Tensor, all_branches: bool | None = None) -> SegOutput:
+        """(B, 3, H, W) RGB in [0, 1] → SegOutput.
+
+        ``all_branches``: whether guide and aux logits are computed too; by default while training.
+        """
+        all_branches = self.training if all_branches is None else all_branches
         *skips, top = self.backbone(image)  # (B, C_i, H'/s_i, W'/s_i), fine to coarse
-        high, regularised, region_logits = self.encoder(top)  # (B, D, h, w): the high-level feature
-        logits, guide_logits = self.hfgm(skips, high, guide)
-        return SegOutput(
-            logits, guide_logits, region_logits, regularised, self.backbone.frame(image)
-        )
+        high, regularised, aux_logits = self.encoder(top)  # (B, D, h, w): the high-level feature
+        logits, guide_logits = self.hfgm(skips, high, all_branches)
+        if self.aux_fcn is not None and all_branches:
+            aux_logits = self.aux_fcn(top)
+        frame = self.backbone.frame(image)
+        return SegOutput(logits, guide_logits, aux_logits, regularised, frame)
 
     @torch.inference_mode()
     def predict(self, image: str | Path | Image.Image | np.ndarray) -> Prediction:

@@ -39,7 +39,10 @@ class BackboneSpec(Spec):
 
 
 class ModelSpec(Spec):
-    """backbone × encoder × upsampler × guidance × axial attention; ``width`` is D."""
+    """backbone × encoder × upsampler × guidance × axial attention; ``width`` is D.
+
+    ``aux_fcn``: the auxiliary FCN of §5.1, trained together with the backbone or stopped before it.
+    """
 
     backbone: BackboneSpec = BackboneSpec()
     encoder: Annotated[str, _known("encoder", ENCODERS)] = "identity"
@@ -48,3 +51,8 @@ class ModelSpec(Spec):
     width: int = Field(256, gt=0, multiple_of=4)
     guidance: Guidance = NO_GUIDANCE
     axial_attention: bool = False
+    aux_fcn: Literal["none", "joint", "stopped"] = "none"
+
+    def with_backbone(self, **changes: Any) -> "ModelSpec":
+        """The same model with some values of its backbone changed."""
+        return self.model_copy(update={"backbone": self.backbone.model_copy(update=changes)})

@@ -1,4 +1,4 @@
-"""The recipes that have a name: a function each, composed of a base and what differs."""
+"""The recipes that have a name of their own: a function each, a base and what differs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,8 +6,7 @@ from typing import Any
 
 from hfgd.data.transforms import AugmentSpec
 from hfgd.errors import HfgdError, unknown
-from hfgd.losses import LossSpec
-from hfgd.model.hfgm import GUIDANCE
+from hfgd.geometry import Grid
 from hfgd.model.spec import BackboneSpec, ModelSpec
 from hfgd.recipes.spec import (
     DataSpec,
@@ -18,91 +17,41 @@ from hfgd.recipes.spec import (
     merge,
     read_recipe_yaml,
 )
-
-# The paper's two settings (§4).
-PLAIN = {"optim": OptimSpec(), "augment": AugmentSpec(colours="plain")}
-ADVANCED = {
-    "optim": OptimSpec(name="adamw", lr=4e-5, weight_decay=0.05),
-    "augment": AugmentSpec(colours="advanced"),
-}
-PAPER_LOSS = LossSpec(normalise="all")  # the authors' cross-entropy: mean over all pixels
-
-RESNET50 = BackboneSpec(name="resnet50", pretrained=True, bn_momentum=3e-4)
-MOBILENETV2 = BackboneSpec(name="mobilenetv2_100", pretrained=True)
-CONVNEXT_LARGE = BackboneSpec(
-    name="convnext_large.fb_in22k", pretrained=True, options={"drop_path_rate": 0.3}
-)
-SWIN_LARGE = BackboneSpec(
-    name="swin_large_patch4_window12_384.ms_in22k",
-    pretrained=True,
-    options={"drop_path_rate": 0.3},
-)
-
-SEMANTIC_FPN: dict[str, Any] = {"encoder": "identity", "upsampler": "sfpn"}
-HFGD: dict[str, Any] = {
-    "encoder": "cae",
-    "upsampler": "u_sfpn",
-    "guidance": GUIDANCE,
-    "axial_attention": True,
-}
+from hfgd.recipes.tables import HFGD, ROWS, SEMANTIC_FPN
 
 
 def sfpn_resnet50() -> Recipe:
-    """SemanticFPN on ResNet-50, plain setting: the paper's baseline, 47.14 on Pascal Context."""
-    return Recipe(
-        name="sfpn_resnet50",
-        description="SemanticFPN, ResNet-50, plain setting",
-        model=ModelSpec(backbone=RESNET50, **SEMANTIC_FPN),
-        loss=PAPER_LOSS,
-        **PLAIN,
-    )
+    """SemanticFPN on ResNet-50, plain setting: the paper's baseline."""
+    return _row("table9/sfpn", "SemanticFPN, ResNet-50, plain setting")
 
 
 def hfgd_resnet50() -> Recipe:
-    """HFGD at stride 4 on ResNet-50, plain setting: 50.76 on Pascal Context in the paper."""
-    return Recipe(
-        name="hfgd_resnet50",
-        description="HFGD (CAE, U-SFPN, full HFGM), ResNet-50, plain setting",
-        model=ModelSpec(backbone=RESNET50, **HFGD),
-        loss=PAPER_LOSS,
-        **PLAIN,
-    )
+    """HFGD at stride 4 on ResNet-50, plain setting."""
+    return _row("table9/hfgd_os4", "HFGD, ResNet-50, plain setting")
 
 
 def hfgd_resnet50_os2() -> Recipe:
-    """HFGD at stride 2 on ResNet-50, plain setting: 51.00 on Pascal Context in the paper."""
-    return hfgd_resnet50().with_(
-        name="hfgd_resnet50_os2", description="the same at stride 2", **{"model.stride": 2}
-    )
+    """HFGD at stride 2 on ResNet-50, plain setting."""
+    return _row("table9/hfgd_os2", "HFGD at stride 2, ResNet-50, plain setting")
 
 
 def hfgd_convnext_large() -> Recipe:
-    """HFGD on ConvNeXt-L (ImageNet-22k), advanced setting: 63.8 on Pascal Context in the paper."""
-    return Recipe(
-        name="hfgd_convnext_large",
-        description="HFGD, ConvNeXt-L (ImageNet-22k), advanced setting",
-        model=ModelSpec(backbone=CONVNEXT_LARGE, **HFGD),
-        loss=PAPER_LOSS,
-        train=TrainSpec(iterations=40_000),
-        **ADVANCED,
-    ).with_(**{"augment.crop": [512, 512]})
+    """HFGD on ConvNeXt-L (ImageNet-22k), advanced setting: the paper's best."""
+    return _row("table10/hfgd", "HFGD, ConvNeXt-L (ImageNet-22k), advanced setting")
 
 
 def hfgd_swin_large() -> Recipe:
-    """HFGD on Swin-L (384, ImageNet-22k), advanced setting: 60.46 on Pascal Context."""
-    return hfgd_convnext_large().with_(
-        name="hfgd_swin_large",
-        description="HFGD, Swin-L (384, ImageNet-22k), advanced setting",
-        **{"model.backbone": SWIN_LARGE.model_dump()},
-    )
+    """HFGD on Swin-L (384, ImageNet-22k), plain setting as in the paper's ablation."""
+    return _row("table6/swin_u_sfpn", "HFGD, Swin-L (384, ImageNet-22k), plain setting")
 
 
 def sfpn_mobilenetv2() -> Recipe:
     """SemanticFPN on MobileNetV2: small enough for a laptop."""
+    backbone = BackboneSpec(name="mobilenetv2_100", pretrained=True)
     return Recipe(
         name="sfpn_mobilenetv2",
         description="SemanticFPN, MobileNetV2, for small machines",
-        model=ModelSpec(backbone=MOBILENETV2, width=128, **SEMANTIC_FPN),
+        model=ModelSpec(backbone=backbone, width=128, **SEMANTIC_FPN),
         optim=OptimSpec(name="adamw", lr=5e-4, weight_decay=0.01),
         augment=AugmentSpec(crop=(225, 289), colours="advanced"),
         train=TrainSpec(iterations=2000, batch_size=8, validate_every=200, checkpoint_every=200),
@@ -111,41 +60,51 @@ def sfpn_mobilenetv2() -> Recipe:
 
 def hfgd_mobilenetv2() -> Recipe:
     """HFGD on MobileNetV2: small enough for a laptop."""
-    return sfpn_mobilenetv2().with_(
-        name="hfgd_mobilenetv2",
-        description="HFGD, MobileNetV2, for small machines",
-        **{f"model.{key}": _plain(value) for key, value in HFGD.items()},
-    )
+    return _hfgd_of(sfpn_mobilenetv2(), "HFGD, MobileNetV2, for small machines")
 
 
 def demo_sfpn() -> Recipe:
     """The demo's SemanticFPN: ``scenes`` in minutes on two cores."""
+    backbone = BackboneSpec(name="mobilenetv2_100")
     return Recipe(
         name="demo_sfpn",
         description="SemanticFPN on the embedded scenes, minutes on two cores",
-        model=ModelSpec(backbone=BackboneSpec(name="mobilenetv2_100"), width=64, **SEMANTIC_FPN),
+        model=ModelSpec(backbone=backbone, width=64, **SEMANTIC_FPN),
         data=DataSpec(location="scenes"),
         optim=OptimSpec(name="adamw", lr=1e-3, weight_decay=0.01),
         augment=AugmentSpec(crop=(161, 225), scales=(0.75, 1.0, 1.25, 1.5)),
-        train=TrainSpec(iterations=400, batch_size=8, validate_every=100, log_every=20, workers=0),
+        train=TrainSpec(iterations=250, batch_size=8, validate_every=100, log_every=20, workers=0),
     )
 
 
 def demo_hfgd() -> Recipe:
     """The demo's HFGD: the same budget."""
-    return demo_sfpn().with_(
-        name="demo_hfgd",
-        description="HFGD on the embedded scenes, minutes on two cores",
-        **{f"model.{key}": _plain(value) for key, value in HFGD.items()},
+    return _hfgd_of(demo_sfpn(), "HFGD on the embedded scenes, minutes on two cores")
+
+
+def _row(name: str, description: str) -> Recipe:
+    """A row of the paper without its data set and numbers: for anybody's data."""
+    changes: dict[str, Any] = {"description": description, "dataset": None, "paper": {}}
+    return ROWS[name].recipe().model_copy(update=changes)
+
+
+def _hfgd_of(base: Recipe, description: str) -> Recipe:
+    """The same run with HFGD in place of SemanticFPN."""
+    return base.model_copy(
+        update={
+            "name": base.name.replace("sfpn", "hfgd"),
+            "description": description,
+            "model": base.model.model_copy(update=HFGD),
+        }
     )
 
 
-def _plain(value: Any) -> Any:
-    return vars(value) if value is GUIDANCE else value
+def _named(make: Callable[[], Recipe]) -> Callable[[], Recipe]:
+    return lambda: make().model_copy(update={"name": make.__name__})
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    make.__name__: make
+    make.__name__: _named(make)
     for make in (
         sfpn_resnet50,
         hfgd_resnet50,
@@ -161,15 +120,18 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of a name, or of a YAML file: ``base: NAME`` and what differs, or a whole one.
+    """The recipe of a name, a table's row ('table3/full'), or a YAML file.
 
-    Raises HfgdError for an unknown name and for a file that is no recipe, naming the key.
+    A file holds ``base: NAME`` and what differs, or a whole recipe. Raises HfgdError for an unknown
+    name and for a file that is no recipe, naming the key.
     """
     if name in RECIPES:
         return RECIPES[name]()
+    if name in ROWS:
+        return ROWS[name].recipe()
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
-        raise unknown("recipe", name, RECIPES)
+        raise unknown("recipe", name, [*RECIPES, *ROWS])
     if not path.is_file():
         raise HfgdError(f"there is no recipe file '{name}'.")
     content = read_recipe_yaml(path)
@@ -179,3 +141,39 @@ def find_recipe(name: str) -> Recipe:
             find_recipe(str(base)).model_dump(mode="json"), {"name": path.stem} | content
         )
     return check_recipe({"name": path.stem} | content, str(path))
+
+
+TOY_SWIN: dict[str, Any] = {
+    "embed_dim": 24,
+    "depths": [1, 1, 2, 1],
+    "num_heads": [1, 2, 4, 8],
+    "window_size": 4,
+}
+TOYS: dict[str, tuple[Grid, BackboneSpec]] = {  # by the family a name starts with
+    "swin": (Grid.CELLS, BackboneSpec(name="swin_tiny_patch4_window7_224", options=TOY_SWIN)),
+    "convnext": (Grid.CELLS, BackboneSpec(name="test_convnext")),
+    "": (Grid.CORNERS, BackboneSpec(name="test_resnet")),
+}
+
+
+def toy(recipe: Recipe) -> Recipe:
+    """The same composition in seconds: ``scenes``, a toy backbone of the family, four iterations."""
+    family = next(prefix for prefix in TOYS if recipe.model.backbone.name.startswith(prefix))
+    grid, backbone = TOYS[family]
+    backbone = backbone.model_copy(update={"output_stride": recipe.model.backbone.output_stride})
+    side = grid.padded((64, 64))[0]
+    return recipe.with_(
+        **{
+            "model.backbone": backbone.model_dump(),
+            "model.width": 32,
+            "data": {"location": "scenes", "limit": 4},
+            "augment.crop": [side, side],
+            "train.iterations": 4,
+            "train.batch_size": 2,
+            "train.validate_every": 4,
+            "train.checkpoint_every": 4,
+            "train.log_every": 2,
+            "train.workers": 0,
+            "train.panels": 1,
+        }
+    )

@@ -15,17 +15,22 @@ from pydantic import Field, ValidationError
 from hfgd.data.transforms import AugmentSpec
 from hfgd.errors import HfgdError, unknown
 from hfgd.losses import LossSpec
+from hfgd.model.segmenter import Branch
 from hfgd.model.spec import ModelSpec, Spec
+
+FREE = ("options", "paper")  # keys whose mapping is replaced as a whole
 
 
 class DataSpec(Spec):
     """``location``: a data folder, a data.yaml with a path, or 'scenes'; ``data_yaml``: one that
-    lies elsewhere. The two splits name folders under images/ and labels/."""
+    lies elsewhere. The two splits name folders under images/ and labels/. ``limit``: use only that
+    many images of each split, spread evenly, for a quick try."""
 
     location: str | None = None
     data_yaml: Path | None = None
     train_split: str = "train"
     val_split: str = "val"
+    limit: int | None = Field(None, gt=0)
 
 
 class OptimSpec(Spec):
@@ -56,7 +61,12 @@ class TrainSpec(Spec):
 
 
 class Recipe(Spec):
-    """Everything that decides a run. ``paper_miou``: the paper's number for it, in percent."""
+    """Everything that decides a run.
+
+    ``branch``: whose logits are scored; the fine ones, but in the paper's problem verification.
+    ``dataset`` and ``paper``: the paper's data set and its mIoU in percent by protocol ("ss" single
+    scale, "mf" multi-scale and flip), for rows of its tables.
+    """
 
     name: str
     description: str = ""
@@ -66,7 +76,9 @@ class Recipe(Spec):
     augment: AugmentSpec = AugmentSpec()
     loss: LossSpec = LossSpec()
     train: TrainSpec = TrainSpec()
-    paper_miou: float | None = None
+    branch: Branch = "fine"
+    dataset: str | None = None
+    paper: dict[Literal["ss", "mf"], float] = Field(default_factory=dict)
 
     def with_(self, **changes: Any) -> "Recipe":
         """This recipe with dotted keys changed: ``with_(**{"optim.lr": 0.02})``."""
@@ -131,7 +143,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(base)
     for key, value in changes.items():
         below = merged.get(key)
-        both = isinstance(value, Mapping) and isinstance(below, Mapping) and key != "options"
+        both = isinstance(value, Mapping) and isinstance(below, Mapping) and key not in FREE
         merged[key] = merge(below, value) if both else value  # type: ignore[arg-type]
     return merged
 

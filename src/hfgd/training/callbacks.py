@@ -136,7 +136,12 @@ class Validation(L.Callback):
             return
         assert isinstance(module, LitSegmenter)
         with trainer.precision_plugin.forward_context():
-            scores = evaluate(module.network, self.dataset, self.recipe.train.workers)
+            scores = evaluate(
+                module.network,
+                self.dataset,
+                self.recipe.train.workers,
+                branch=self.recipe.branch,
+            )
         self.latest, self.latest_iteration = scores, done
         self.csv.add(done, scores.summary())
         for logger in trainer.loggers:

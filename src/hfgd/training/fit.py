@@ -63,13 +63,13 @@ def fit(recipe: Recipe | None, out: Path, resume: bool = False) -> Run:
     start = _iteration(folder.state) if resume else 0
     began = time.monotonic()
     network, latest = _train(network, recipe, folder, train_set, val_set, start)
-    scores = latest or evaluate(network, val_set, recipe.train.workers)
+    scores = latest or evaluate(network, val_set, recipe.train.workers, branch=recipe.branch)
     facts = {
         "checkpoint": f"last, after {recipe.train.iterations} iterations",
         "training time": f"{format_duration(time.monotonic() - began)}"
         + (f" (since iteration {start})" if start else ""),
     }
-    report = Report(recipe.name, val_set.title, len(val_set), scores, facts=facts)
+    report = Report(recipe.name, val_set.title, len(val_set), scores, recipe.branch, facts=facts)
     report.save(out)
     draw_scores(scores, out)
     curves(folder.train_csv, folder.val_csv, out / "curves.png")
@@ -84,8 +84,8 @@ def _open(recipe: Recipe) -> tuple[SegDataset, SegDataset]:
             f"recipe '{recipe.name}' needs data: give --data FOLDER, or --data scenes for the "
             "embedded data set."
         )
-    train_set = open_dataset(data.location, data.train_split, data.data_yaml)
-    val_set = open_dataset(data.location, data.val_split, data.data_yaml)
+    train_set = open_dataset(data.location, data.train_split, data.data_yaml, data.limit)
+    val_set = open_dataset(data.location, data.val_split, data.data_yaml, data.limit)
     return train_set, val_set
 
 

@@ -10,8 +10,11 @@ from torch import nn
 
 from hfgd.errors import HfgdError
 from hfgd.geometry import Grid
+from hfgd.model.upsamplers.deeplabv3plus import DeepLabV3Plus
+from hfgd.model.upsamplers.fapn import FaPN
 from hfgd.model.upsamplers.none import NoUpsampler
 from hfgd.model.upsamplers.sfpn import SFPN
+from hfgd.model.upsamplers.upernet import UPerNet
 
 
 class UpsamplerSite(NamedTuple):
@@ -23,20 +26,21 @@ class UpsamplerSite(NamedTuple):
     grid: Grid
 
 
-def _sfpn(site: UpsamplerSite) -> SFPN:
-    if site.stride != 4:
-        raise HfgdError("upsampler 'sfpn' ends at stride 4; use 'u_sfpn' to reach stride 2.")
-    return SFPN(site.skip_widths, site.width, site.grid)
-
-
-def _u_sfpn(site: UpsamplerSite) -> SFPN:
-    return SFPN(site.skip_widths, site.width, site.grid, lateral_kernel=3, stride=site.stride)
-
-
 UPSAMPLERS: dict[str, Callable[[UpsamplerSite], nn.Module]] = {
     "none": lambda site: NoUpsampler(),
-    "sfpn": _sfpn,
-    "u_sfpn": _u_sfpn,
+    "sfpn": lambda site: SFPN(site.skip_widths, site.width, site.grid),
+    "u_sfpn": lambda site: SFPN(site.skip_widths, site.width, site.grid, 3, site.stride),
+    "fapn": lambda site: FaPN(site.skip_widths, site.width, site.grid),
+    "upernet": lambda site: UPerNet(site.skip_widths, site.width, site.grid),
+    "deeplabv3plus": lambda site: DeepLabV3Plus(site.skip_widths[0], site.width, site.grid),
 }
 
-__all__ = ["UPSAMPLERS", "UpsamplerSite"]
+
+def make_upsampler(name: str, site: UpsamplerSite) -> nn.Module:
+    """The upsampler of a name; raises HfgdError for a stride that it does not reach."""
+    if site.stride != 4 and name not in ("u_sfpn", "none"):
+        raise HfgdError(f"upsampler '{name}' ends at stride 4; use 'u_sfpn' to reach stride 2.")
+    return UPSAMPLERS[name](site)
+
+
+__all__ = ["UPSAMPLERS", "UpsamplerSite", "make_upsampler"]

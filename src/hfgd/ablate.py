@@ -1,0 +1,125 @@
+"""``hfgd ablate``: all rows of a table on any data, over seeds, resumable row by row."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hfgd.errors import HfgdError, unknown
+from hfgd.evaluation.plots import ablation_bars
+from hfgd.files import write_text
+from hfgd.progress import say
+from hfgd.recipes import TABLES, Row, toy
+from hfgd.training.fit import fit
+from hfgd.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """One row: mIoU of each seed as a fraction, and the paper's single-scale number in percent."""
+
+    name: str
+    what: str
+    miou: list[float]
+    paper: float | None
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds, in percent."""
+        return 100 * statistics.fmean(self.miou)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over the seeds, in points; None for one seed."""
+        return 100 * statistics.stdev(self.miou) if len(self.miou) > 1 else None
+
+
+def table_rows(table: str, keys: Sequence[str] = ()) -> list[Row]:
+    """The rows of a table ('table3' or '3'), or some of them by their last name."""
+    name = f"table{table}" if table.isdecimal() else table
+    if name not in TABLES:
+        raise unknown("table", table, TABLES)
+    rows = {row.name.split("/")[1]: row for row in TABLES[name]}
+    for key in keys:
+        if key not in rows:
+            raise unknown(f"row of {name}", key, rows)
+    return [row for key, row in rows.items() if not keys or key in keys]
+
+
+def ablate(
+    table: str,
+    changes: Mapping[str, Any],
+    out: Path,
+    seeds: int = 1,
+    keys: Sequence[str] = (),
+    as_toy: bool = False,
+) -> list[RowResult]:
+    """Run every row with every seed into ``out/ROW/seedN`` and write the table, after each run.
+
+    A run that is done is not repeated; one that was interrupted goes on. ``changes``: dotted recipe
+    keys for every row. Raises HfgdError where a finished run was made with other settings.
+    """
+    rows = table_rows(table, keys)
+    total = len(rows) * seeds
+    results: dict[str, RowResult] = {}
+    for number, (row, seed) in enumerate(((r, s) for s in range(seeds) for r in rows), start=1):
+        say(f"\n[{number}/{total}] {row.name}, seed {seed}: {row.what}")
+        miou = _run(row, {**changes, "train.seed": seed}, out, seed, as_toy)
+        before = results[row.name].miou if row.name in results else []
+        results[row.name] = RowResult(row.name, row.what, [*before, miou], row.paper.get("ss"))
+        _write(list(results.values()), out, changes)
+    return list(results.values())
+
+
+def _run(row: Row, changes: Mapping[str, Any], out: Path, seed: int, as_toy: bool) -> float:
+    recipe = toy(row.recipe()) if as_toy else row.recipe()
+    folder = out / row.name.split("/")[1] / f"seed{seed}"
+    recipe = recipe.with_(**changes)
+    report = folder / "report.json"
+    if not report.is_file():
+        resume = (folder / "recipe.yaml").is_file()
+        return fit(recipe, folder, resume).report.scores.miou
+    RunFolder(folder).resume(recipe)  # refuses a run of other settings
+    miou = json.loads(report.read_text(encoding="utf-8"))["mIoU"]
+    if miou is None:
+        raise HfgdError(f"'{report}' has no mIoU; delete '{folder}' to run the row again.")
+    say(f"done before: mIoU {100 * miou:.2f}")
+    return float(miou)
+
+
+def _write(results: list[RowResult], out: Path, changes: Mapping[str, Any]) -> None:
+    name = results[0].name.split("/")[0]
+    content = {"table": name, "changes": dict(changes), "rows": [asdict(r) for r in results]}
+    write_text(out / "ablation.json", json.dumps(content, indent=1) + "\n")
+    write_text(out / "ablation.md", markdown(results, changes))
+    bars = [(r.name.split("/")[1], r.mean, r.spread) for r in results]
+    ablation_bars(bars, f"{name} on this data", out / "ablation.png")
+
+
+def markdown(results: Sequence[RowResult], changes: Mapping[str, Any]) -> str:
+    """The table: mean ± spread, the difference to the first row, and the paper's beside it."""
+    first = results[0]
+    lines = [
+        f"# {first.name.split('/')[0]}",
+        "",
+        "mIoU in percent, mean ± standard deviation over the seeds; Δ: difference to the first row; "
+        "the last two columns are the paper's, on its own data set.",
+        "",
+        "| row | what | seeds | mIoU | Δ | paper mIoU | paper Δ |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for result in results:
+        spread = "" if result.spread is None else f" ± {result.spread:.2f}"
+        paper = "–" if result.paper is None else f"{result.paper:.2f}"
+        known = result.paper is not None and first.paper is not None
+        paper_delta = f"{result.paper - first.paper:+.2f}" if known else "–"  # type: ignore[operator]
+        lines.append(
+            f"| {result.name.split('/')[1]} | {result.what} | {len(result.miou)} "
+            f"| {result.mean:.2f}{spread} | {result.mean - first.mean:+.2f} | {paper} | {paper_delta} |"
+        )
+    if changes:
+        settings = ", ".join(f"{key}={value}" for key, value in changes.items())
+        lines += ["", f"Changed from the paper's recipes: {settings}"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,35 @@
+"""``ppm``: the pyramid pooling module [61], UPerNet's context (paper §3.2, Table 8).
+
+Average pools of 1, 2, 3 and 6 bins a side, each → CBR(512, 1) → resized, concatenated with the
+input → CBR(D, 3).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hfgd.geometry import Grid
+from hfgd.model.blocks import ConvBnRelu, PooledConvBnRelu
+from hfgd.model.encoders.base import Encoded
+
+BINS = (1, 2, 3, 6)
+
+
+class PPM(nn.Module):
+    """(B, C_4, h, w) → (B, D, h, w)."""
+
+    BRANCH_WIDTH = 512
+
+    def __init__(self, in_width: int, width: int, grid: Grid) -> None:
+        super().__init__()
+        branch = self.BRANCH_WIDTH
+        self.pools = nn.ModuleList(PooledConvBnRelu(in_width, branch, 1) for _ in BINS)
+        self.end = ConvBnRelu(in_width + branch * len(BINS), width, 3)
+        self.grid = grid
+
+    def forward(self, top: Tensor) -> Encoded:
+        size = (top.shape[-2], top.shape[-1])
+        maps = [top]
+        for bins, conv in zip(BINS, self.pools, strict=True):
+            maps.append(self.grid.resize(conv(F.adaptive_avg_pool2d(top, bins)), size))
+        return Encoded(high=self.end(torch.cat(maps, dim=1)))
