@@ -37,8 +37,8 @@ def _recipe(name: str, iterations: int, pretrained: str | None) -> Recipe:
     return find_recipe(name).with_(
         **{
             "train.iterations": iterations,
-            "train.validate_every": max(1, iterations // 3),
-            "train.checkpoint_every": max(1, iterations // 3),
+            "train.validate_every": -(-iterations // 3),
+            "train.checkpoint_every": -(-iterations // 3),
             "model.backbone.pretrained": source,
         }
     )

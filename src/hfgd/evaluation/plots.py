@@ -41,7 +41,7 @@ def panels(rows: Sequence[PanelRow], classes: ClassSet, path: Path) -> None:
     height, width = rows[0].truth.shape
     cell = 3.1 if len(titles) <= 4 else 2.6
     legend_rows = -(-(len(classes) + 2) // max(4, round(cell * len(titles) / 1.5)))
-    margin = 0.35 + 0.24 * legend_rows
+    margin = 0.1 + 0.22 * legend_rows
     size = (cell * len(titles), (cell * height / width + 0.3) * len(rows) + 0.3 + margin)
     figure, axes = plt.subplots(len(rows), len(titles), figsize=size, squeeze=False)
     for axis_row, row in zip(axes, rows, strict=True):

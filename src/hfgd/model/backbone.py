@@ -194,7 +194,8 @@ def _read_weights(path: Path, name: str, options: dict[str, Any]) -> dict[str, T
                 f"pre-trained weights: '{key}' in '{path}' has shape {list(weights[key].shape)}, "
                 f"and '{name}' needs {list(shape)}."
             )
-    logging.getLogger(__name__).info("pre-trained weights from %s", path)
+    # what the pyramid leaves out (the classifier, the last convolution) is no news
+    logging.getLogger("timm.models._builder").setLevel(logging.ERROR)
     return dict(weights)
 
 
