@@ -55,7 +55,7 @@ def demo(
     ),
     iterations: Annotated[
         int, typer.Option(min=1, help="Training iterations of each model.")
-    ] = 250,
+    ] = 400,
     pretrained: Annotated[
         str | None, typer.Option(help="ImageNet weights of mobilenetv2_100: a file, or 'true'.")
     ] = None,
