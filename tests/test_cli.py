@@ -80,7 +80,7 @@ def test_eval_prints_a_table_and_writes_reports(run, model, folder, tmp_path):
     assert "label pixels" in out
     names = {path.name for path in (tmp_path / "r").iterdir()}
     assert names == {
-        "report.json", "report.md", "confusion.png", "iou_per_class.png", "panels.png"
+        "report.json", "report.md", "confusion.png", "iou_per_class.png", "panels.png", "worst.png"
     }  # fmt: skip
     assert run("val", model, "--data", folder, "--out", tmp_path / "r2")[0] == 0  # the alias
 

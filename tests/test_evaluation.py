@@ -10,13 +10,14 @@ from PIL import Image
 
 from conftest import toy
 from hfgd.data.classes import IGNORE, ClassSet
+from hfgd.data.dataset import Part
 from hfgd.data.scenes import ScenesDataset
 from hfgd.errors import HfgdError
-from hfgd.evaluation.evaluate import evaluate, pick
+from hfgd.evaluation.evaluate import Tally, evaluate
 from hfgd.evaluation.pictures import predict_panels
 from hfgd.evaluation.plots import class_bars, confusion, curves
 from hfgd.evaluation.report import Report
-from hfgd.evaluation.scores import ConfusionMatrix, Scores
+from hfgd.evaluation.scores import Scores
 
 
 def by_sets(pairs, count):
@@ -45,10 +46,10 @@ def random_maps(rng, absent=(4,)):
 
 
 def count(pairs, classes=6):
-    state = ConfusionMatrix(classes)
-    for prediction, label in pairs:
-        state.update(torch.tensor(prediction), torch.tensor(label))
-    return Scores(ClassSet.numbered(classes), state.compute().numpy())
+    tally = Tally(classes, boundary=None)
+    for i, (prediction, label) in enumerate(pairs):
+        tally.update(torch.tensor(prediction), torch.tensor(label), f"image {i}")
+    return tally.scores(ClassSet.numbered(classes), len(pairs))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -104,9 +105,9 @@ def test_other_classes_are_refused():
         evaluate(toy(9), ScenesDataset("val", 1))
 
 
-def test_pick_spreads_over_the_set():
-    names = [int(batch.names[0]) - 1_000_000 for batch in pick(ScenesDataset("val", 100), 4)]
-    assert names == [12, 37, 62, 87]
+def test_part_spreads_over_the_set():
+    part = Part(ScenesDataset("val", 100), 4)
+    assert [int(part[i].name) - 1_000_000 for i in range(4)] == [12, 37, 62, 87]
 
 
 def test_report_says_percent_to_people_and_fractions_to_programs(tmp_path):

@@ -185,14 +185,40 @@ def evaluate_(
         Literal["fine", "guide", "aux"],
         typer.Option(help="guide: what the guiding branch alone would score."),
     ] = "fine",
+    protocol: Annotated[
+        str, typer.Option(help="ss, mf (multi-scale and flip), slide, or a YAML file.")
+    ] = "ss",
+    boundary: Annotated[
+        float, typer.Option(min=0, help="Boundary IoU's width, of the image diagonal; 0: none.")
+    ] = 0.02,
+    groups: Annotated[
+        list[str] | None,
+        typer.Option("--group", help="Score classes as one, e.g. vehicles=car,bus; repeatable."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only that many images, spread evenly.")
+    ] = None,
     device: Device = None,
 ) -> None:
     """Score a model: a table per class, mIoU, mAcc, aAcc, report.json and report.md."""
     from hfgd.evaluation.run import evaluate_model
 
-    report, folder = evaluate_model(model, data, split, data_yaml, out, workers, device, branch)
+    report, folder = evaluate_model(
+        model,
+        data,
+        split,
+        data_yaml,
+        out,
+        workers,
+        device,
+        branch,
+        protocol,
+        boundary or None,
+        groups or (),
+        limit,
+    )
     _show(report)
-    print(f"\nreport: {folder}  (report.md, report.json, panels.png, confusion.png)")
+    print(f"\nreport: {folder}  (report.md, report.json, panels.png, worst.png, confusion.png)")
 
 
 app.command("val", hidden=True, help="The same as eval.")(evaluate_)
@@ -228,8 +254,8 @@ def _show(report: object) -> None:
 
     assert isinstance(report, Report)
     Console().print(report.table())
-    means = "   ".join(f"{name} {percent(v)}" for name, v in report.scores.summary().items())
-    print(f"{means}   (percent; {report.protocol})")
+    means = "   ".join(f"{name} {percent(v)}" for name, v in report.scores.all_means().items())
+    print(f"{means}   (percent; {report.protocol.describe()})")
     if report.scores.absent:
         print(f"absent, in no mean: {', '.join(report.scores.absent)}")
 

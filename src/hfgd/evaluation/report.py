@@ -5,15 +5,19 @@ Percent with two decimals for people, fractions in the JSON.
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
-from hfgd.evaluation.evaluate import SINGLE_SCALE
+from hfgd.evaluation.protocol import SINGLE_SCALE, Protocol
 from hfgd.evaluation.scores import Scores
 from hfgd.files import write_text
+
+WORST = 8  # images that are named and shown
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,9 @@ class Report:
     images: int
     scores: Scores
     branch: str = "fine"
-    protocol: str = SINGLE_SCALE
+    protocol: Protocol = SINGLE_SCALE
     facts: dict[str, Any] = field(default_factory=dict)  # iteration, seconds, …
+    groups: dict[str, list[str]] = field(default_factory=dict)  # classes scored as one
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain values; scores are fractions, None where a class is absent."""
@@ -36,6 +41,7 @@ class Report:
             scores.iou,
             scores.accuracy,
             scores.f1,
+            scores.boundary_iou,
             scores.label_pixels,
             strict=True,
         )
@@ -43,19 +49,22 @@ class Report:
             "model": self.model,
             "data": self.data,
             "images": self.images,
-            "protocol": self.protocol,
+            "protocol": self.protocol.model_dump(mode="json"),
             "branch": self.branch,
             **self.facts,
-            **{name: _plain(value) for name, value in scores.summary().items()},
+            **{name: _plain(value) for name, value in scores.all_means().items()},
+            "boundary width": scores.boundary_width,
+            "groups": {name: _plain(scores.group_iou(g)) for name, g in self.groups.items()},
             "classes": [
                 {
                     "name": name,
                     "IoU": _plain(iou),
                     "Acc": _plain(acc),
                     "F1": _plain(f1),
+                    "BIoU": _plain(biou),
                     "pixels": int(pixels),
                 }
-                for name, iou, acc, f1, pixels in rows
+                for name, iou, acc, f1, biou, pixels in rows
             ],
             "absent": scores.absent,
             "confusion": scores.matrix.tolist(),
@@ -65,7 +74,7 @@ class Report:
         """The report as Markdown; scores in percent."""
         scores = self.scores
         facts = "".join(f"- {key}: {value}\n" for key, value in self.facts.items())
-        means = " · ".join(f"**{k} {percent(v)}**" for k, v in scores.summary().items())
+        means = " · ".join(f"**{k} {percent(v)}**" for k, v in scores.all_means().items())
         rows = "".join(f"| {' | '.join(row)} |\n" for row in self._rows())
         absent = (
             f"\nAbsent from labels and predictions, in no mean: {', '.join(scores.absent)}.\n"
@@ -74,18 +83,18 @@ class Report:
         )
         return (
             f"# {self.model} on {self.data}\n\n"
-            f"- images: {self.images}\n- protocol: {self.protocol}\n- branch: {self.branch}\n{facts}\n"
+            f"- images: {self.images}\n- protocol: {self.protocol.describe()}\n"
+            f"- branch: {self.branch}\n{facts}\n"
             f"{means} (percent)\n\n"
-            "| class | IoU | Acc | F1 | label pixels |\n| --- | ---: | ---: | ---: | ---: |\n"
-            f"{rows}{absent}"
+            f"| {' | '.join(self._columns())} |\n| --- |{' ---: |' * (len(self._columns()) - 1)}\n"
+            f"{rows}{absent}{self._groups()}{self._worst()}"
         )
 
     def table(self) -> Table:
         """The same for the terminal."""
         table = Table(title=f"{self.model} on {self.data}, {self.images} images")
-        table.add_column("class")
-        for column in ("IoU", "Acc", "F1", "label pixels"):
-            table.add_column(column, justify="right")
+        for column in self._columns():
+            table.add_column(column, justify="left" if column == "class" else "right")
         for row in self._rows():
             table.add_row(*row)
         return table
@@ -96,17 +105,43 @@ class Report:
         write_text(folder / "report.json", json.dumps(self.as_dict(), indent=1) + "\n")
         write_text(folder / "report.md", self.markdown())
 
-    def _rows(self) -> list[tuple[str, str, str, str, str]]:
+    def _columns(self) -> list[str]:
+        boundary = [] if self.scores.boundary is None else ["BIoU"]
+        return ["class", "IoU", "Acc", "F1", *boundary, "label pixels"]
+
+    def _rows(self) -> list[list[str]]:
         return [
-            (
-                row["name"],
-                percent(row["IoU"]),
-                percent(row["Acc"]),
-                percent(row["F1"]),
-                f"{row['pixels']:,}",
-            )
+            [
+                f"{row[c]:,}" if c == "pixels" else row[c] if c == "name" else percent(row[c])
+                for c in ("name", *self._columns()[1:-1], "pixels")
+            ]
             for row in self.as_dict()["classes"]
         ]
+
+    def _groups(self) -> str:
+        lines = [
+            f"- {name} ({', '.join(classes)}): IoU {percent(self.scores.group_iou(classes))}"
+            for name, classes in self.groups.items()
+        ]
+        return _listed("Groups, each scored as one class", lines)
+
+    def _worst(self) -> str:
+        worst = worst_images(self.scores, WORST)
+        lines = [f"- {name}: {percent(value)}" for name, value in worst]
+        return _listed("Worst images, by mean IoU over the classes in each", lines)
+
+
+def _listed(title: str, lines: Sequence[str]) -> str:
+    return "\n".join(["", title, "", *lines, ""]) if lines else ""
+
+
+def worst_images(scores: Scores, count: int) -> list[tuple[str, float]]:
+    """Names and mean IoU of the images that came out worst; images without labels are left out."""
+    if scores.images is None:
+        return []
+    miou = scores.images.miou()
+    order = [int(i) for i in np.argsort(miou, kind="stable") if np.isfinite(miou[i])][:count]
+    return [(scores.images.names[i], float(miou[i])) for i in order]
 
 
 def percent(value: float | None) -> str:

@@ -4,6 +4,7 @@ Ignored pixels are out. A class with no pixel in labels and predictions has no s
 out of the means and reported as absent, never counted as zero.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,24 +12,50 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from hfgd.data.classes import IGNORE, ClassSet
+from hfgd.errors import unknown
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """Pixels of each image (N, 3, K): hits, labelled, predicted; ``names`` in the same order."""
+
+    names: list[str]
+    counts: Ints
+
+    def iou(self) -> Floats:
+        """IoU of each image and class (N, K); NaN where the class is absent from both."""
+        hits, labelled, predicted = self.counts.transpose(1, 0, 2)
+        return _ratio(hits, labelled + predicted - hits)
+
+    def miou(self) -> Floats:
+        """Each image's mean IoU over the classes that occur in it (N,); NaN without any."""
+        return np.array([_mean(row) for row in self.iou()])
 
 
 @dataclass(frozen=True)
 class Scores:
-    """``matrix[label, prediction]`` counts pixels (K, K); every score is a fraction of 1."""
+    """``matrix[label, prediction]`` counts pixels (K, K); every score is a fraction of 1.
+
+    ``boundary`` (2, K): intersection and union of boundary pixels, see boundary.py, with
+    ``boundary_width`` as a share of the image diagonal; None where not asked for.
+    ``images``: counts of every image, in the data set's order; None where not kept.
+    """
 
     classes: ClassSet
-    matrix: npt.NDArray[np.int64]
+    matrix: Ints
+    boundary: Ints | None = None
+    boundary_width: float | None = None
+    images: ImageCounts | None = None
 
     @property
-    def label_pixels(self) -> npt.NDArray[np.int64]:
+    def label_pixels(self) -> Ints:
         """Pixels of each class in the labels."""
-        total: npt.NDArray[np.int64] = self.matrix.sum(1)
+        total: Ints = self.matrix.sum(1)
         return total
 
     @property
@@ -68,6 +95,29 @@ class Scores:
         return float(_ratio(np.trace(self.matrix), self.matrix.sum()))
 
     @property
+    def fwiou(self) -> float:
+        """IoU weighted by each class's share of the label pixels."""
+        total = self.matrix.sum()
+        return float(np.nansum(self.iou * self.label_pixels) / total) if total else float("nan")
+
+    @property
+    def boundary_iou(self) -> Floats:
+        """Boundary IoU of each class; NaN where it has no boundary, or where not asked for."""
+        if self.boundary is None:
+            return np.full(len(self.classes), np.nan)
+        return _ratio(self.boundary[0], self.boundary[1])
+
+    def group_iou(self, members: Sequence[str]) -> float:
+        """IoU of several classes taken as one; raises HfgdError for an unknown class."""
+        for name in members:
+            if name not in self.classes.names:
+                raise unknown("class", name, self.classes.names)
+        inside = np.isin(np.array(self.classes.names), list(members))
+        hits = self.matrix[np.ix_(inside, inside)].sum()
+        union = self.matrix[inside].sum() + self.matrix[:, inside].sum() - hits
+        return float(_ratio(hits, union))
+
+    @property
     def absent(self) -> list[str]:
         """Classes with no pixel in labels and predictions."""
         return [n for n, v in zip(self.classes.names, self.iou, strict=True) if np.isnan(v)]
@@ -76,26 +126,10 @@ class Scores:
         """The means, under the names the field uses."""
         return {"mIoU": self.miou, "mAcc": self.macc, "aAcc": self.aacc}
 
-
-class ConfusionMatrix(Metric):
-    """The matrix as state that torchmetrics sums over processes."""
-
-    full_state_update = False
-    matrix: Tensor
-
-    def __init__(self, num_classes: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.num_classes = num_classes
-        zeros = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-        self.add_state("matrix", zeros, dist_reduce_fx="sum")
-
-    def update(self, prediction: Tensor, label: Tensor) -> None:
-        """Count one batch of class ids; both of one shape, label 255 = ignore."""
-        self.matrix += count_pairs(prediction, label, self.num_classes)
-
-    def compute(self) -> Tensor:
-        """The matrix (K, K) over everything seen, in all processes."""
-        return self.matrix
+    def all_means(self) -> dict[str, float]:
+        """The summary and the further means, boundary IoU where it was asked for."""
+        means = self.summary() | {"fwIoU": self.fwiou, "mF1": _mean(self.f1)}
+        return means if self.boundary is None else means | {"mBIoU": _mean(self.boundary_iou)}
 
 
 def count_pairs(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:

@@ -38,12 +38,16 @@ class SegOutput(NamedTuple):
     regularised: Tensor | None
     frame: Frame
 
-    def full_size(self, branch: Branch = "fine") -> Tensor:
-        """The logits of a branch at the image's own size: (B, K, H, W)."""
+    def branch(self, branch: Branch) -> Tensor:
+        """The logits of a branch as the network gives them; raises HfgdError without it."""
         logits = {"fine": self.logits, "guide": self.guide_logits, "aux": self.aux_logits}[branch]
         if logits is None:
             raise HfgdError(f"this model has no {branch} branch to score; use the fine one.")
-        return self.frame.restore(logits)
+        return logits
+
+    def full_size(self, branch: Branch = "fine") -> Tensor:
+        """The logits of a branch at the image's own size: (B, K, H, W)."""
+        return self.frame.restore(self.branch(branch))
 
 
 class Segmenter(nn.Module):

@@ -139,8 +139,8 @@ class Validation(L.Callback):
             scores = evaluate(
                 module.network,
                 self.dataset,
-                self.recipe.train.workers,
                 branch=self.recipe.branch,
+                workers=self.recipe.train.workers,
             )
         self.latest, self.latest_iteration = scores, done
         self.csv.add(done, scores.summary())

@@ -63,7 +63,9 @@ def fit(recipe: Recipe | None, out: Path, resume: bool = False) -> Run:
     start = _iteration(folder.state) if resume else 0
     began = time.monotonic()
     network, latest = _train(network, recipe, folder, train_set, val_set, start)
-    scores = latest or evaluate(network, val_set, recipe.train.workers, branch=recipe.branch)
+    scores = latest or evaluate(
+        network, val_set, branch=recipe.branch, workers=recipe.train.workers
+    )
     facts = {
         "checkpoint": f"last, after {recipe.train.iterations} iterations",
         "training time": f"{format_duration(time.monotonic() - began)}"
