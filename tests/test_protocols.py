@@ -13,6 +13,7 @@ from conftest import toy
 from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.errors import HfgdError
 from hfgd.evaluation.boundary import boundary_counts, boundary_pixels
+from hfgd.evaluation.compare import bootstrap, differences, telling_images, titles
 from hfgd.evaluation.evaluate import Tally, evaluating
 from hfgd.evaluation.inference import label_image
 from hfgd.evaluation.protocol import MF_SCALES, PROTOCOLS, Protocol, find_protocol
@@ -269,3 +270,63 @@ def test_scores_agree_with_scikit_learn_and_torchmetrics():
         torch.tensor(prediction), torch.tensor(label), 6, ignore_index=IGNORE
     )
     assert scores.miou == pytest.approx(theirs.item(), abs=1e-6)
+
+
+# ---- comparing models -----------------------------------------------------------------------
+
+
+def scored(label, predictions):
+    tally = Tally(3, None)
+    for i, prediction in enumerate(predictions):
+        tally.update(torch.tensor(prediction), torch.tensor(label), f"image {i}")
+    return tally.scores(ClassSet.numbered(3), len(predictions))
+
+
+def test_differences_and_their_paired_intervals():
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, (20, 20))
+    worse = [np.where(rng.uniform(size=label.shape) < 0.5, label, 1 - label) for _ in range(30)]
+    better = [np.where(rng.uniform(size=label.shape) < 0.2, label, w) for w in worse]
+    a, b = scored(label, worse), scored(label, better)
+    rows = {row.name: row for row in differences(a, b)}
+    assert rows["mIoU"].points == pytest.approx(100 * (b.miou - a.miou))
+    assert 0 < rows["mIoU"].low < rows["mIoU"].points < rows["mIoU"].high
+    assert math.isnan(rows["class 2"].low)  # absent from labels and predictions
+    same = {row.name: row for row in differences(a, a)}
+    assert (same["mIoU"].low, same["mIoU"].high) == (0, 0)
+
+
+def test_the_interval_is_the_spread_of_resampled_sets():
+    """Against a plain loop over resampled sets of images."""
+    rng = np.random.default_rng(1)
+    label = rng.integers(0, 3, (8, 8))
+    sets = [[rng.integers(0, 3, (8, 8)) for _ in range(12)] for _ in range(2)]
+    a, b = (scored(label, maps) for maps in sets)
+    low, high = bootstrap(a.images, b.images, seed=0)
+    changes = []
+    for _ in range(1000):
+        chosen = rng.integers(0, 12, 12)
+        miou = [scored(label, [maps[i] for i in chosen]).miou for maps in sets]
+        changes.append(100 * (miou[1] - miou[0]))
+    expected = np.percentile(changes, [2.5, 97.5])
+    np.testing.assert_allclose([low[-1], high[-1]], expected, atol=0.7)
+
+
+def test_other_images_are_not_compared():
+    label = np.zeros((2, 2), dtype=int)
+    with pytest.raises(HfgdError, match="not scored on the same images"):
+        differences(scored(label, [label]), scored(label, [label, label]))
+
+
+def test_telling_images_gain_and_lose_most():
+    label = np.array([[0, 0, 1, 1]])
+    wrong, right = 1 - label, label
+    a, b = scored(label, [wrong, right, right]), scored(label, [right, wrong, right])
+    assert telling_images(a, b, 2) == [0, 1]
+
+
+def test_titles_tell_models_apart():
+    assert titles(["runs/a", "runs/b"]) == ["a", "b"]
+    assert titles(["runs/a/last", "runs/b/last"]) == ["a/last", "b/last"]
+    with pytest.raises(HfgdError, match="the same model twice"):
+        titles(["runs/a", "runs/a"])

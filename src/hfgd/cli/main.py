@@ -221,6 +221,29 @@ def evaluate_(
     print(f"\nreport: {folder}  (report.md, report.json, panels.png, worst.png, confusion.png)")
 
 
+@app.command()
+def compare(
+    models: Annotated[list[str], typer.Argument(help="Two run or model folders, or more.")],
+    data: Annotated[
+        str | None, typer.Option(help="What to score on; the first run's own data by default.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="The split; the first run's val split.")] = None,
+    data_yaml: DataYaml = None,
+    protocol: Annotated[str, typer.Option(help="ss, mf, slide, or a YAML file.")] = "ss",
+    out: Annotated[Path, typer.Option(help="Where table and pictures go.")] = Path("compare"),
+    count: Annotated[int, typer.Option(min=1, help="Images in the picture.")] = 6,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only that many images, spread evenly.")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Models side by side: per-class differences with intervals, and panels of where they differ."""
+    from hfgd.evaluation.compare import compare as run
+
+    print(run(models, out, data, split, data_yaml, protocol, count, limit, device))
+    print(f"written: {out}/compare.md, compare.json, compare.png")
+
+
 app.command("val", hidden=True, help="The same as eval.")(evaluate_)
 
 

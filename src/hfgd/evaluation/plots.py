@@ -33,56 +33,84 @@ class PanelRow:
     predictions: Mapping[str, Pixels] = field(default_factory=dict)
 
 
-def panels(rows: Sequence[PanelRow], classes: ClassSet, path: Path) -> None:
-    """Image | truth | each model | each model's errors, with the accuracy of each picture."""
+RIGHT, WRONG, GAINED, BOTH_WRONG = (245, 245, 245), (214, 26, 26), (30, 140, 60), (150, 150, 150)
+
+
+def panels(
+    rows: Sequence[PanelRow], classes: ClassSet, path: Path, differences: bool = False
+) -> None:
+    """Image | truth | each model | each model's errors, with the accuracy of each picture.
+
+    ``differences``: instead of errors, where the other models differ from the first.
+    """
     models = list(rows[0].predictions)
+    last = models[1:] if differences else models
+    kind = f"against {models[0]}: " if differences else "errors of "
     titles = ["image", "truth", *models]
-    titles += [f"errors of {model}" for model in models] if len(models) > 1 else ["errors"]
+    titles += [f"{kind}{model}" for model in last] if len(models) > 1 else ["errors"]
+    legend = _legend(rows, classes, differences)
     height, width = rows[0].truth.shape
     cell = 3.1 if len(titles) <= 4 else 2.6
-    legend_rows = -(-(len(classes) + 2) // max(4, round(cell * len(titles) / 1.5)))
-    margin = 0.1 + 0.22 * legend_rows
+    legend_columns = max(3, round(cell * len(titles) / 1.6))
+    margin = 0.1 + 0.22 * -(-len(legend) // legend_columns)
     size = (cell * len(titles), (cell * height / width + 0.3) * len(rows) + 0.3 + margin)
     figure, axes = plt.subplots(len(rows), len(titles), figsize=size, squeeze=False)
     for axis_row, row in zip(axes, rows, strict=True):
         pictures = [row.image, colourise(row.truth, classes)]
         pictures += [colourise(labels, classes) for labels in row.predictions.values()]
-        pictures += [_errors(labels, row.truth) for labels in row.predictions.values()]
-        right = [_share_right(labels, row.truth) for labels in row.predictions.values()]
-        notes = [row.name, ""] + [f"{100 * share:.1f} % of pixels right" for share in right]
-        for axis, picture, note in zip(axis_row, pictures, notes + [""] * len(right), strict=True):
+        first = row.predictions[models[0]] if differences else None
+        pictures += [_marks(row.predictions[model], row.truth, first) for model in last]
+        shares = [_share_right(labels, row.truth) for labels in row.predictions.values()]
+        notes = [row.name, "", *(f"{100 * share:.1f} % of pixels right" for share in shares)]
+        for axis, picture, note in zip(axis_row, pictures, notes + [""] * len(last), strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set_xlabel(note, fontsize=8)
             axis.set_xticks([])
             axis.set_yticks([])
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=10)
-    handles = [
-        Patch(facecolor=_unit(colour), edgecolor="black", linewidth=0.5, label=name)
-        for name, colour in zip(classes.names, classes.palette, strict=True)
-    ]
-    handles += [
-        Patch(facecolor="black", label="void (not scored)"),
-        Patch(facecolor=(0.84, 0.1, 0.1), label="error"),
-    ]
+        axis.set_title(title, fontsize=10 if len(title) < 24 else 8)
     figure.tight_layout(rect=(0, margin / size[1], 1, 1), h_pad=0.4, w_pad=0.4)
-    columns = max(4, round(size[0] / 1.5))
-    figure.legend(handles=handles, loc="lower center", ncols=columns, fontsize=8, frameon=False)
+    figure.legend(
+        handles=legend, loc="lower center", ncols=legend_columns, fontsize=8, frameon=False
+    )
     _save(figure, path)
+
+
+def _legend(rows: Sequence[PanelRow], classes: ClassSet, differences: bool) -> list[Patch]:
+    """The classes that occur in the pictures, and what the marks mean."""
+    maps = [labels for row in rows for labels in (row.truth, *row.predictions.values())]
+    shown = sorted({int(i) for labels in maps for i in np.unique(labels)} - {IGNORE})
+    entries = [(classes.names[i], classes.palette[i]) for i in shown]
+    entries.append(("void (not scored)", (0, 0, 0)))
+    if differences:
+        entries += [("only the first is right", WRONG), ("only the other is right", GAINED)]
+        entries.append(("both are wrong", BOTH_WRONG))
+    else:
+        entries.append(("error", WRONG))
+    return [
+        Patch(facecolor=_unit(colour), edgecolor="black", linewidth=0.5, label=name)
+        for name, colour in entries
+    ]
+
+
+def _marks(labels: Pixels, truth: Pixels, first: Pixels | None) -> Pixels:
+    """Where a model is wrong, or where it differs from the first; black where nothing is scored."""
+    picture = np.full((*truth.shape, 3), RIGHT, dtype=np.uint8)
+    wrong = labels != truth
+    if first is None:
+        picture[wrong] = WRONG
+    else:
+        picture[wrong & (first != truth)] = BOTH_WRONG
+        picture[wrong & (first == truth)] = WRONG
+        picture[~wrong & (first != truth)] = GAINED
+    picture[truth == IGNORE] = 0
+    return picture
 
 
 def _unit(colour: Rgb) -> tuple[float, float, float]:
     """Matplotlib's colours are of [0, 1]."""
     red, green, blue = colour
     return red / 255, green / 255, blue / 255
-
-
-def _errors(labels: Pixels, truth: Pixels) -> Pixels:
-    """White where right, red where wrong, black where nothing is scored."""
-    picture = np.full((*truth.shape, 3), 245, dtype=np.uint8)
-    picture[labels != truth] = (214, 26, 26)
-    picture[truth == IGNORE] = 0
-    return picture
 
 
 def _share_right(labels: Pixels, truth: Pixels) -> float:

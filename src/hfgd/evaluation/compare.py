@@ -1,0 +1,179 @@
+"""``hfgd compare``: models side by side on the same images, with honest intervals.
+
+The paper's Figures 3, 7, 8 and 9 are such panels. Differences come with a paired bootstrap interval
+over the images: both models are scored on the same resampled images, 1000 times.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from hfgd.checkpoint import load_model, read_recipe
+from hfgd.data.dataset import SegDataset
+from hfgd.data.open import open_dataset
+from hfgd.errors import HfgdError
+from hfgd.evaluation.evaluate import evaluate
+from hfgd.evaluation.pictures import panel_row
+from hfgd.evaluation.plots import panels
+from hfgd.evaluation.protocol import find_protocol
+from hfgd.evaluation.report import percent
+from hfgd.evaluation.run import pick_device
+from hfgd.evaluation.scores import Floats, ImageCounts, Scores
+from hfgd.files import write_text
+from hfgd.model.segmenter import Segmenter
+from hfgd.progress import Progress
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """IoU of the second model minus the first, in points, with its 95 % interval; NaN if absent."""
+
+    name: str
+    first: float
+    second: float
+    low: float
+    high: float
+
+    @property
+    def points(self) -> float:
+        """The difference itself."""
+        return 100 * (self.second - self.first)
+
+
+def differences(first: Scores, second: Scores, seed: int = 0) -> list[Difference]:
+    """Per class, and mIoU last. Raises HfgdError where the two were not scored on the same images."""
+    if first.images is None or second.images is None or first.images.names != second.images.names:
+        raise HfgdError("the two models were not scored on the same images.")
+    low, high = bootstrap(first.images, second.images, seed)
+    names = [*first.classes.names, "mIoU"]
+    a, b = [*first.iou, first.miou], [*second.iou, second.miou]
+    return [Difference(*row) for row in zip(names, a, b, low, high, strict=True)]
+
+
+def bootstrap(first: ImageCounts, second: ImageCounts, seed: int) -> tuple[Floats, Floats]:
+    """95 % interval of the differences in points (K + 1,): classes, then mIoU."""
+    count = len(first.names)
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)  # (R, N)
+
+    def resampled(images: ImageCounts) -> Floats:
+        sums = np.tensordot(weights, images.counts, axes=1)  # (R, 3, K)
+        iou = ImageCounts([""] * RESAMPLES, sums).iou()
+        means = ImageCounts([""] * RESAMPLES, sums).miou()
+        return np.concatenate([iou, means[:, None]], axis=1)
+
+    change = 100 * (resampled(second) - resampled(first))
+    low, high = np.full((2, change.shape[1]), np.nan)
+    for k in range(change.shape[1]):
+        known = change[np.isfinite(change[:, k]), k]
+        if len(known):
+            low[k], high[k] = np.percentile(known, [2.5, 97.5])
+    return low, high
+
+
+def compare(
+    paths: Sequence[str],
+    out: Path,
+    data: str | None = None,
+    split: str | None = None,
+    data_yaml: Path | None = None,
+    protocol: str = "ss",
+    count: int = 6,
+    limit: int | None = None,
+    device: str | None = None,
+) -> str:
+    """Score the models on one data set and write compare.md, compare.json and compare.png.
+
+    ``data``: the data the first model was trained on, unless given. Returns the Markdown.
+    """
+    if len(paths) < 2:
+        raise HfgdError("compare takes two models or more.")
+    recipe = read_recipe(paths[0])
+    location = data or recipe.data.location
+    if location is None:
+        raise HfgdError(
+            "compare needs --data: the first model does not say what it was trained on."
+        )
+    yaml_file = data_yaml if data else (data_yaml or recipe.data.data_yaml)
+    dataset = open_dataset(location, split or recipe.data.val_split, yaml_file, limit)
+    chosen = find_protocol(protocol, recipe.augment.crop)
+    models = {
+        t: load_model(p, pick_device(device)) for t, p in zip(titles(paths), paths, strict=True)
+    }
+    scores = {}
+    for title, model in models.items():
+        with Progress(f"scoring {title}", len(dataset)) as progress:
+            scores[title] = evaluate(
+                model, dataset, chosen, workers=2, progress=partial(_tell, progress)
+            )
+    first, *others = scores
+    found = {title: differences(scores[first], scores[title]) for title in others}
+    text = _markdown(first, found, dataset, chosen.describe())
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "compare.md", text)
+    rows = {title: [vars(d) for d in rows] for title, rows in found.items()}
+    content = {"data": dataset.title, "protocol": chosen.model_dump(mode="json"), "first": first}
+    write_text(out / "compare.json", json.dumps(content | {"differences": rows}, indent=1) + "\n")
+    chosen_rows = telling_images(scores[first], scores[others[-1]], count)
+    _panels(models, dataset, chosen_rows, out / "compare.png")
+    return text
+
+
+def _tell(progress: Progress, done: int, total: int) -> None:
+    progress.update(done)
+
+
+def titles(paths: Sequence[str]) -> list[str]:
+    """A short, distinct title for each model: the last part of its path that tells them apart."""
+    parts = [Path(path).resolve().parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(p[-length:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise HfgdError("compare was given the same model twice.")
+
+
+def telling_images(first: Scores, second: Scores, count: int) -> list[int]:
+    """The images on which the second model gains most, and those on which it loses most."""
+    assert first.images is not None
+    assert second.images is not None
+    change = second.images.miou() - first.images.miou()
+    known = [int(i) for i in np.argsort(change, kind="stable") if np.isfinite(change[i])]
+    losses, gains = known[: count // 2], known[::-1][: count - count // 2]
+    return list(dict.fromkeys([*gains, *losses[::-1]]))
+
+
+def _panels(models: dict[str, Segmenter], dataset: SegDataset, rows: list[int], path: Path) -> None:
+    if rows:
+        shown = [panel_row(models, dataset[i]) for i in rows]
+        panels(shown, dataset.classes, path, differences=True)
+
+
+def _markdown(
+    first: str, found: dict[str, list[Difference]], dataset: SegDataset, protocol: str
+) -> str:
+    lines = [
+        f"# Compared on {dataset.title}",
+        "",
+        f"- images: {len(dataset)}",
+        f"- protocol: {protocol}",
+        f"- interval: 95 %, paired bootstrap over the images, {RESAMPLES} resamples",
+    ]
+    for title, rows in found.items():
+        lines += [
+            "",
+            f"| IoU, percent | {first} | {title} | difference | interval |",
+            "| --- | ---: | ---: | ---: | ---: |",
+        ]
+        for row in rows:
+            interval = "–" if np.isnan(row.low) else f"{row.low:+.2f} … {row.high:+.2f}"
+            points = "–" if np.isnan(row.points) else f"{row.points:+.2f}"
+            values = f"{percent(row.first)} | {percent(row.second)}"
+            lines.append(f"| {row.name} | {values} | {points} | {interval} |")
+    return "\n".join(lines) + "\n"
