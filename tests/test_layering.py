@@ -16,7 +16,7 @@ ORDER = [
     ["checkpoint"],
     ["evaluation"],
     ["training"],
-    ["predict", "demo", "api"],
+    ["predict", "demo", "api", "cost", "ablate"],
     ["cli"],
     ["__main__"],
 ]
