@@ -145,7 +145,7 @@ MISTAKES = {
     "no folder": (["data", "check", "nowhere"], 2, "nowhere"),
     "other classes": (["eval", "{model}", "--data", "scenes"], 2, "the model knows 3 classes"),
     "no such split": (
-        ["eval", "{model}", "--data", "{folder}", "--split", "test"], 2, "no images in",
+        ["eval", "{model}", "--data", "{folder}", "--split", "test"], 2, "no images of the split",
     ),
     "no such device": (
         ["eval", "{model}", "--data", "{folder}", "--device", "tpu9"], 2, "cannot be used here",

@@ -102,7 +102,7 @@ def test_data_yaml_may_lie_elsewhere_or_name_the_folder(folder, tmp_path):
 
 
 def test_missing_pairs_folders_and_sizes(folder):
-    with pytest.raises(HfgdError, match="no images in"):
+    with pytest.raises(HfgdError, match="no images of the split"):
         open_dataset(str(folder), "test")
     with pytest.raises(HfgdError, match="no data folder 'nowhere'"):
         open_dataset("nowhere", "train")
@@ -110,7 +110,7 @@ def test_missing_pairs_folders_and_sizes(folder):
     with pytest.raises(HfgdError, match="must have the same size"):
         open_dataset(str(folder), "train")[2]
     (folder / "labels/train/train0.png").unlink()
-    with pytest.raises(HfgdError, match=r"1 of 3 images.*train0\.png"):
+    with pytest.raises(HfgdError, match=r"1 of 3 images of the split.*train0\.png"):
         open_dataset(str(folder), "train")
 
 

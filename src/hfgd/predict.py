@@ -1,14 +1,25 @@
 """``hfgd predict``: label PNGs and overlays for images and folders of images."""
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hfgd.checkpoint import load_model
-from hfgd.data.images import IMAGE_SUFFIXES
-from hfgd.errors import HfgdError
+import numpy as np
+import torch
+from PIL import Image
+
+from hfgd.checkpoint import load_model, read_recipe
+from hfgd.data.draw import Prediction
+from hfgd.data.images import IMAGE_SUFFIXES, Pixels, read_image
+from hfgd.data.known.cityscapes import LABEL_IDS
+from hfgd.errors import HfgdError, unknown
+from hfgd.evaluation.evaluate import evaluating
+from hfgd.evaluation.inference import label_image
+from hfgd.evaluation.protocol import Protocol, find_protocol
 from hfgd.evaluation.run import pick_device
+from hfgd.model.segmenter import Segmenter
 from hfgd.progress import Progress
 
 
@@ -26,15 +37,23 @@ def predict_files(
     out: Path,
     opacity: float = 0.5,
     device: str | None = None,
+    protocol: str = "ss",
+    server: str | None = None,
 ) -> Outcome:
-    """Write ``out/labels`` and ``out/overlays``; a broken image is passed over and named."""
+    """Write ``out/labels`` and ``out/overlays``; a broken image is passed over and named.
+
+    ``server``: also write what the test server of 'cityscapes' or 'ade20k' takes, as
+    ``out/submission`` and ``out/submission.zip``: the image's own name, the data set's own ids.
+    """
     files = find_images(inputs)
     model = load_model(model_path, pick_device(device))
+    chosen = find_protocol(protocol, read_recipe(model_path).augment.crop)
+    server_ids = None if server is None else _server_ids(server, len(model.classes))
     outcome = Outcome()
     with Progress("labelling", len(files)) as progress:
         for number, (source, target) in enumerate(files, start=1):
             try:
-                result = model.predict(source)
+                result = _label(model, source, chosen)
             except HfgdError as error:
                 outcome.failed.append(str(error))
             else:
@@ -42,9 +61,36 @@ def predict_files(
                 overlay = out / "overlays" / target
                 overlay.parent.mkdir(parents=True, exist_ok=True)
                 result.overlay(opacity).save(overlay)
+                if server_ids is not None:
+                    submission = out / "submission" / f"{source.stem}.png"
+                    submission.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(server_ids[result.labels]).save(submission)
                 outcome.done += 1
             progress.update(number, source.name)
+    if server_ids is not None:
+        shutil.make_archive(str(out / "submission"), "zip", out / "submission")
     return outcome
+
+
+def _label(model: Segmenter, source: Path, protocol: Protocol) -> Prediction:
+    pixels = read_image(source)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(model.hfgm.tokens.weight) / 255
+    with evaluating(model):
+        labels = label_image(model, image, protocol).cpu().numpy()
+    return Prediction(pixels, labels, model.classes)
+
+
+def _server_ids(server: str, num_classes: int) -> Pixels:
+    """The id that a server wants for each class index."""
+    tables = {"cityscapes": LABEL_IDS, "ade20k": range(1, 151)}
+    if server not in tables:
+        raise unknown("server format", server, tables)
+    if num_classes != len(tables[server]):
+        raise HfgdError(
+            f"{server} has {len(tables[server])} classes, and the model knows {num_classes}; "
+            "use a model that was trained on it."
+        )
+    return np.array(tables[server], dtype=np.uint8)
 
 
 def find_images(inputs: Sequence[Path]) -> list[tuple[Path, Path]]:

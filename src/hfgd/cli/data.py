@@ -15,17 +15,19 @@ app = typer.Typer(no_args_is_help=True, help="Check a data folder; write a data 
 
 @app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(help="The folder with images/ and labels/.")],
+    folder: Annotated[
+        str, typer.Argument(help="The folder with images/ and labels/, or NAME:PATH.")
+    ],
     data_yaml: Annotated[
         Path | None, typer.Option(help="A data.yaml that does not lie in the folder.")
     ] = None,
 ) -> None:
     """Read every file before a training run does; exit code 1 on what would break it."""
     from hfgd.data.check import check_folder
-    from hfgd.data.folder import FolderData
+    from hfgd.data.open import open_files
     from hfgd.progress import Progress
 
-    data = FolderData(folder, data_yaml)
+    data = open_files(folder, data_yaml)
     total = sum(len(data.files(split)[0]) for split in data.splits())
     with Progress("reading", total) as progress:
         report = check_folder(data, lambda done, _: progress.update(done))
@@ -55,6 +57,82 @@ def export(
         path = write(splits, out, lambda done, _: progress.update(done))
     print(f"written: {path}")
     print(f"next:    hfgd data check {out}")
+
+
+@app.command()
+def info(
+    name: Annotated[str, typer.Argument(help="A known data set; all of them without one.")] = "",
+    data: Annotated[
+        str | None, typer.Option(help="Where it lies; then its files are counted and shown.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="The split of class shares and samples.")] = "train",
+    limit: Annotated[int, typer.Option(min=1, help="Images read for the class shares.")] = 500,
+    out: Annotated[Path, typer.Option(help="The picture of samples.")] = Path("samples.png"),
+) -> None:
+    """What is known of a data set: conventions, counts, class shares, a sheet of samples."""
+    from hfgd.data.known import KNOWN
+    from hfgd.errors import unknown
+
+    if name and name not in KNOWN:
+        raise unknown("known data set", name, KNOWN)
+    for facts in [KNOWN[name]] if name else KNOWN.values():
+        print(f"{facts.name}: {facts.title}, {len(facts.classes)} classes")
+        print(f"  labels:   {facts.labels}")
+        print(f"  expected: {', '.join(f'{s} {n:,}' for s, n in facts.expected.items())}")
+        for layout in facts.layouts:
+            print(f"  read as:  {layout.name}: {layout.image_form} with {layout.label_form}")
+    if name and data is not None:
+        _show_data(name, data, split, limit, out)
+
+
+@app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(help="pascal_context or coco_stuff10k.")],
+    source: Annotated[Path, typer.Option("--from", help="The folder of the unpacked downloads.")],
+    out: Annotated[Path, typer.Option(help="The data folder to write; may be half done.")],
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; one for each core by default.")
+    ] = None,
+) -> None:
+    """Make a data folder of a download whose labels are no images; can be repeated and resumed."""
+    from hfgd.data.known import KNOWN
+    from hfgd.data.prepare import prepare as run
+    from hfgd.progress import Progress
+
+    with Progress("preparing", 1) as progress:
+
+        def tell(done: int, total: int) -> None:
+            progress.total = total
+            progress.update(done)
+
+        counts = run(name, source, out, workers, tell)
+    for split, count in counts.items():
+        print(f"{split}: {count:,} pairs, expected {KNOWN[name].expected[split]:,}")
+    print(f"next: hfgd data check {out}")
+
+
+def _show_data(name: str, data: str, split: str, limit: int, out: Path) -> None:
+    from hfgd.data.folder import FolderDataset
+    from hfgd.data.info import class_shares, sample_sheet
+    from hfgd.data.known import KNOWN
+    from hfgd.data.open import open_files
+
+    try_folder = (Path(data) / "data.yaml").is_file()
+    files = open_files(data if try_folder else f"{name}:{data}")
+    for each in files.splits():
+        images, labels = files.files(each)
+        pairs = len(images.keys() & labels.keys())
+        print(f"{each}: {pairs:,} pairs, expected {KNOWN[name].expected.get(each, 0):,}")
+    dataset = FolderDataset(files, split)
+    pixels, read = class_shares(dataset, limit)
+    table = Table(box=None, pad_edge=False, title=f"{read} of {len(dataset)} images of {split}")
+    table.add_column("class")
+    table.add_column("% of pixels", justify="right")
+    for label, count in zip([*dataset.classes.names, "(ignored)"], pixels, strict=True):
+        table.add_row(label, f"{100 * count / max(1, pixels.sum()):.3f}")
+    Console().print(table)
+    sample_sheet(dataset, out)
+    print(f"samples: {out}")
 
 
 def _print(report: "CheckReport") -> None:

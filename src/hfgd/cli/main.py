@@ -253,12 +253,17 @@ def predict(
     inputs: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     out: Annotated[Path, typer.Option(help="Where labels/ and overlays/ go.")],
     opacity: Annotated[float, typer.Option(min=0, max=1, help="Of the overlay's colours.")] = 0.5,
+    protocol: Annotated[str, typer.Option(help="ss, mf, slide, or a YAML file.")] = "ss",
+    server: Annotated[
+        str | None,
+        typer.Option(help="Also write what a test server takes: cityscapes or ade20k."),
+    ] = None,
     device: Device = None,
 ) -> None:
     """Label images: palette PNGs and overlays, in the folder structure of the input."""
     from hfgd.predict import predict_files
 
-    outcome = predict_files(model, inputs, out, opacity, device)
+    outcome = predict_files(model, inputs, out, opacity, device, protocol, server)
     print(f"{outcome.done} images labelled: {out / 'labels'}, {out / 'overlays'}")
     if outcome.failed:
         print(f"{len(outcome.failed)} could not be read:", file=sys.stderr)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hfgd.data.archive import Source
 from hfgd.data.classes import IGNORE, ClassSet
-from hfgd.data.folder import FolderData
+from hfgd.data.folder import PairedFiles
 from hfgd.data.images import read_image
 from hfgd.data.label_map import LabelMap
 from hfgd.errors import HfgdError
@@ -44,13 +45,13 @@ class CheckReport:
 
 
 def check_folder(
-    data: FolderData, progress: Callable[[int, int], None] | None = None
+    data: PairedFiles, progress: Callable[[int, int], None] | None = None
 ) -> CheckReport:
     """Read every pair of every split. ``progress`` is told (done, total) after each file."""
     splits = data.splits()
     if not splits:
         raise HfgdError(
-            f"'{data.root / 'images'}' has no folders; a data folder has images/train, "
+            f"'{data.root}' has no split with images; a data folder has images/train, "
             "images/val and labels of the same names."
         )
     total = sum(len(data.files(split)[0]) for split in splits)
@@ -62,7 +63,7 @@ def check_folder(
         names = sorted(images.keys() & labels.keys())
 
         def read(
-            name: str, images: dict[str, Path] = images, labels: dict[str, Path] = labels
+            name: str, images: dict[str, Source] = images, labels: dict[str, Source] = labels
         ) -> _Read:
             return _read_pair(images[name], labels[name], data.label_map, len(data.classes))
 
@@ -91,7 +92,7 @@ class _Read:
     size: tuple[int, int] | None = None
 
 
-def _check_split(data: FolderData, split: str) -> SplitReport:
+def _check_split(data: PairedFiles, split: str) -> SplitReport:
     images, labels = data.files(split)
     count = len(data.classes)
     report = SplitReport(
@@ -107,7 +108,7 @@ def _check_split(data: FolderData, split: str) -> SplitReport:
     return report
 
 
-def _read_pair(image_path: Path, label_path: Path, label_map: LabelMap, count: int) -> _Read:
+def _read_pair(image_path: Source, label_path: Source, label_map: LabelMap, count: int) -> _Read:
     result = _Read([])
     try:
         result.size = read_image(image_path).shape[:2]  # the whole file: headers can be fine

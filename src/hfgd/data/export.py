@@ -6,10 +6,11 @@ from pathlib import Path
 import yaml
 from PIL import Image
 
-from hfgd.data.classes import IGNORE
+from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.data.dataset import SegDataset
 from hfgd.data.draw import palette_image
 from hfgd.errors import HfgdError
+from hfgd.files import write_text
 
 
 def export(
@@ -37,12 +38,16 @@ def export(
             done += 1
             if progress is not None:
                 progress(done, total)
-    classes = next(iter(splits.values())).classes
+    return write_data_yaml(next(iter(splits.values())).classes, out)
+
+
+def write_data_yaml(classes: ClassSet, out: Path) -> Path:
+    """The data.yaml of label files that hold class indices and 255 = ignore."""
     content = {
         "classes": list(classes.names),
         "colours": {n: list(c) for n, c in zip(classes.names, classes.palette, strict=True)},
         "label_map": dict(enumerate(classes.names)) | {IGNORE: "ignore"},
     }
     path = out / "data.yaml"
-    path.write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+    write_text(path, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
     return path

@@ -1,12 +1,13 @@
 """Somebody's own data: ``images/{train,val}``, ``labels/{train,val}`` and a small ``data.yaml``."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hfgd.data.archive import Source
 from hfgd.data.classes import ClassSet, Rgb, voc_colour
 from hfgd.data.dataset import Sample
 from hfgd.data.images import IMAGE_SUFFIXES, read_image
@@ -34,8 +35,22 @@ class Pair(NamedTuple):
     """An image file and its label file; ``name`` is their common path without suffix."""
 
     name: str
-    image: Path
-    label: Path
+    image: Source
+    label: Source
+
+
+class PairedFiles(Protocol):
+    """Where images and labels lie, by split and name: a data folder, or a known data set."""
+
+    root: Path
+    classes: ClassSet
+    label_map: LabelMap
+
+    def files(self, split: str) -> tuple[dict[str, Source], dict[str, Source]]:
+        """Image files and label files of a split, by the name that pairs them."""
+
+    def splits(self) -> list[str]:
+        """The splits there are."""
 
 
 class FolderData:
@@ -62,7 +77,7 @@ class FolderData:
             else LabelMap.parse(spec.label_map, self.classes, str(self.yaml_path))
         )
 
-    def files(self, split: str) -> tuple[dict[str, Path], dict[str, Path]]:
+    def files(self, split: str) -> tuple[dict[str, Source], dict[str, Source]]:
         """Image files and label files of a split, by their path without suffix."""
         return _by_stem(self.root / "images" / split), _by_stem(self.root / "labels" / split)
 
@@ -75,17 +90,17 @@ class FolderData:
 class FolderDataset:
     """One split of a data folder, paired by stem. Every image must have its label."""
 
-    def __init__(self, data: FolderData, split: str) -> None:
+    def __init__(self, data: PairedFiles, split: str) -> None:
         images, labels = data.files(split)
         if not images:
             raise HfgdError(
-                f"no images in '{data.root / 'images' / split}'; the data folder needs "
-                f"images/{split} and labels/{split}, and has the splits {data.splits()}."
+                f"no images of the split '{split}' in '{data.root}'; a data folder needs "
+                f"images/{split} and labels/{split}, and this one has the splits {data.splits()}."
             )
         lonely = sorted(images.keys() - labels.keys())
         if lonely:
             raise HfgdError(
-                f"{len(lonely)} of {len(images)} images in '{data.root / 'images' / split}' have "
+                f"{len(lonely)} of {len(images)} images of the split '{split}' in '{data.root}' have "
                 f"no label of the same name, '{images[lonely[0]].name}' first; "
                 f"'hfgd data check {data.root}' lists them."
             )
@@ -143,10 +158,10 @@ def _classes(spec: DataYaml, where: str) -> ClassSet:
         raise HfgdError(f"{where}: {error}") from error
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def _by_stem(folder: Path) -> dict[str, Source]:
     if not folder.is_dir():
         return {}
-    files: dict[str, Path] = {}
+    files: dict[str, Source] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
             name = path.relative_to(folder).with_suffix("").as_posix()

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hfgd.data.archive import Source, opened
 from hfgd.errors import HfgdError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
@@ -16,7 +17,7 @@ Ids = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 
-def read_image(source: "str | Path | Image.Image | np.ndarray") -> Pixels:
+def read_image(source: "str | Source | Image.Image | np.ndarray") -> Pixels:
     """An image as (H, W, 3) uint8 RGB, turned upright by its EXIF orientation.
 
     Raises HfgdError for a missing, truncated or foreign file, and for an array of another form.
@@ -30,21 +31,11 @@ def read_image(source: "str | Path | Image.Image | np.ndarray") -> Pixels:
         return source
     if isinstance(source, Image.Image):
         return _rgb(source, "the given image")
-    return _read(Path(source), "image", lambda image: _rgb(image, str(source)))
+    path = Path(source) if isinstance(source, str) else source
+    return _read(path, "image", lambda image: _rgb(image, str(source)))
 
 
-def read_image_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image file, upright, without decoding it."""
-
-    def size(image: Image.Image) -> tuple[int, int]:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # quarter turns
-        width, height = image.size[::-1] if turned else image.size
-        return height, width
-
-    return _read(path, "image", size)
-
-
-def read_label(path: Path, colours: bool) -> Ids:
+def read_label(path: Source, colours: bool) -> Ids:
     """The raw values of a label file (H, W): ids, or RGB packed as r·65536 + g·256 + b.
 
     Palette PNGs give their palette index, or their colour where ``colours`` is asked for.
@@ -77,9 +68,9 @@ def _rgb(image: Image.Image, name: str) -> Pixels:
     return np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
 
 
-def _read(path: Path, kind: str, read: Callable[[Image.Image], T]) -> T:
+def _read(path: Source, kind: str, read: Callable[[Image.Image], T]) -> T:
     try:
-        with Image.open(path) as image:
+        with Image.open(opened(path)) as image:
             return read(image)
     except FileNotFoundError as error:
         raise HfgdError(f"{kind}: there is no file '{path}'.") from error

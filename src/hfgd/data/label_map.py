@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
+from hfgd.data.archive import Source
 from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.data.images import Ids, Pixels, read_label
 from hfgd.errors import HfgdError, unknown
@@ -45,7 +45,7 @@ class LabelMap:
             table[value] = targets[str(name)]
         return cls(table, colours=keys[0][1] if keys else False)
 
-    def load(self, path: Path) -> Pixels:
+    def load(self, path: Source) -> Pixels:
         """A label file as training ids (H, W) uint8, IGNORE where nothing counts.
 
         Raises HfgdError for an unreadable file and for values outside the table, naming both.
@@ -58,7 +58,7 @@ class LabelMap:
             )
         return label
 
-    def try_load(self, path: Path) -> tuple[Pixels, list[int]]:
+    def try_load(self, path: Source) -> tuple[Pixels, list[int]]:
         """The label, IGNORE at values outside the table, and those values in order."""
         raw: Ids = read_label(path, self.colours)
         inside = (raw >= 0) & (raw < len(self._lookup))

@@ -14,7 +14,7 @@ from hfgd.evaluation.protocol import SINGLE_SCALE, Protocol, Spans
 from hfgd.geometry import Frame, Grid
 from hfgd.model.segmenter import Branch, Segmenter
 
-STRIP = 1 << 24  # values of a strip: 64 MiB in fp32
+STRIP = 1 << 22  # values of a strip: 16 MiB in fp32
 
 
 def label_image(

@@ -1,0 +1,48 @@
+"""``hfgd data info``: what a data set holds, and a picture of samples."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hfgd.data.dataset import Part, SegDataset
+from hfgd.data.draw import colourise, with_legend
+
+CELL = 360  # pixels, the width of each picture on the sheet
+
+
+def class_shares(dataset: SegDataset, limit: int) -> tuple[np.ndarray, int]:
+    """Pixels of each class, ignored ones last, and how many images were read for it."""
+    part = Part(dataset, min(limit, len(dataset)))
+    pixels = np.zeros(256, dtype=np.int64)
+    for i in range(len(part)):
+        pixels += np.bincount(part[i].label.numpy().ravel(), minlength=256)
+    return np.append(pixels[: len(dataset.classes)], pixels[255]), len(part)
+
+
+def sample_sheet(dataset: SegDataset, path: Path, count: int = 6) -> None:
+    """Images beside their labels, two pairs a row, with the classes that occur named below."""
+    part = Part(dataset, min(count, len(dataset)))
+    cells, labels = [], []
+    for i in range(len(part)):
+        image, label, _ = part[i]
+        labels.append(label.numpy().ravel())
+        pixels = image.permute(1, 2, 0).numpy()
+        pair = [Image.fromarray(pixels), Image.fromarray(colourise(label.numpy(), dataset.classes))]
+        height = round(CELL * pixels.shape[0] / pixels.shape[1])
+        size = (CELL, height)
+        scaled = [pair[0].resize(size), pair[1].resize(size, Image.Resampling.NEAREST)]
+        cell = Image.new("RGB", (2 * CELL, height))
+        cell.paste(scaled[0])
+        cell.paste(scaled[1], (CELL, 0))
+        cells.append(cell)
+    rows = [cells[i : i + 2] for i in range(0, len(cells), 2)]
+    heights = [max(cell.height for cell in row) for row in rows]
+    sheet = Image.new("RGB", (4 * CELL if len(cells) > 1 else 2 * CELL, sum(heights)), "white")
+    top = 0
+    for row, height in zip(rows, heights, strict=True):
+        for column, cell in enumerate(row):
+            sheet.paste(cell, (2 * CELL * column, top))
+        top += height
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with_legend(sheet, np.concatenate(labels), dataset.classes).save(path)
