@@ -50,14 +50,16 @@ def main():
         decode_image(str(pairs[i].image), ImageReadMode.RGB)
         decode_image(str(pairs[i].label), ImageReadMode.UNCHANGED)
 
-    def augment(colours, scales=AugmentSpec().scales):
-        spec = AugmentSpec(crop=tuple(arguments.crop), colours=colours, scales=scales)
+    def augment(colours, **more):
+        spec = AugmentSpec(crop=tuple(arguments.crop), colours=colours, **more)
         return Augment(spec, torch.zeros(3), Grid.CORNERS)
 
     streams = {
         "whole sample, plain colours": TrainStream(dataset, augment("plain"), 0),
         "whole sample, advanced colours": TrainStream(dataset, augment("advanced"), 0),
-        "whole sample, no scaling, no colours": TrainStream(dataset, augment("none", (1.0,)), 0),
+        "whole sample, no scaling, no colours": TrainStream(
+            dataset, augment("none", scales=(1.0,)), 0
+        ),
     }
     works = {
         "image and label, plain PIL loop": plain,

@@ -210,3 +210,75 @@ def test_demo_trains_scores_and_shows_both(run, tmp_path, monkeypatch):
     again, out_again, _ = run("demo", "--out", tmp_path / "demo", "--iterations", 2)
     assert again == 0
     assert "mIoU" in out_again
+
+
+def test_data_info(run, tmp_path):
+    code, out, _ = run("data", "info")
+    assert code == 0
+    assert "cityscapes: Cityscapes, 19 classes" in out
+    assert "leftImg8bit/{split}/NAME_leftImg8bit.png" in out
+    for split in ("train", "val"):
+        for kind in (split, f"{split}annot"):
+            (tmp_path / kind).mkdir()
+        Image.new("RGB", (40, 30)).save(tmp_path / split / "a.png")
+        Image.new("L", (40, 30), 3).save(tmp_path / f"{split}annot" / "a.png")
+    words = ["data", "info", "camvid", "--data", tmp_path, "--out", tmp_path / "sheet.png"]
+    code, out, err = run(*words)
+    assert code == 0, err
+    assert "train: 1 pairs, expected 367" in out
+    assert "road 100.000" in " ".join(out.split())
+    assert (tmp_path / "sheet.png").is_file()
+    code, _, err = run("data", "info", "camvids")
+    assert code == 2
+    assert "did you mean 'camvid'" in err
+
+
+def test_protocols_groups_and_limit(run, model, folder, tmp_path):
+    words = ["eval", model, "--data", folder, "--workers", 0, "--limit", 1]
+    words += ["--protocol", "mf", "--group", "both=a,b", "--boundary", 0]
+    code, out, err = run(*words, "--out", tmp_path / "r")
+    assert code == 0, err
+    assert "mf: whole image, scales 0.5" in out
+    report = (tmp_path / "r/report.md").read_text()
+    assert "- both (a, b): IoU" in report
+    assert "BIoU" not in report
+    assert run(*words, "--group", "x=a,z")[2].count("no class named 'z'") == 1
+    assert "no protocol named 'mm'" in run(*words[:6], "--protocol", "mm")[2]
+
+
+def test_compare_two_models(run, model, folder, tmp_path):
+    recipe = Recipe(name="other", model=ModelSpec(backbone=TOYS["test_convnext"], width=16))
+    other = tmp_path / "other"
+    save_model(build(recipe.model, ClassSet.of(["a", "b", "c"])), recipe, other)
+    words = ["compare", model, other, "--data", folder, "--out", tmp_path / "c"]
+    code, out, err = run(*words)
+    assert code == 0, err
+    assert "| mIoU |" in out
+    assert {p.name for p in (tmp_path / "c").iterdir()} == {
+        "compare.md", "compare.json", "compare.png"
+    }  # fmt: skip
+    assert run("compare", model, "--data", folder)[0] == 2
+    assert "compare needs --data" in run("compare", model, other)[2]
+
+
+def test_server_files_hold_the_servers_ids(run, tmp_path):
+    from zipfile import ZipFile
+
+    from hfgd.data.known.cityscapes import CITYSCAPES, LABEL_IDS
+
+    recipe = Recipe(name="city", model=ModelSpec(backbone=TOYS["test_resnet"], width=16))
+    save_model(build(recipe.model, CITYSCAPES.classes), recipe, tmp_path / "city")
+    (tmp_path / "in/berlin").mkdir(parents=True)
+    name = "berlin_000000_000019_leftImg8bit.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in/berlin" / name)
+    words = ["predict", tmp_path / "city", tmp_path / "in", "--out", tmp_path / "out"]
+    assert run(*words, "--server", "cityscapes")[0] == 0
+    trained = np.array(Image.open(tmp_path / "out/labels/berlin" / name))
+    sent = np.array(Image.open(tmp_path / "out/submission" / name))
+    assert np.array_equal(sent, np.array(LABEL_IDS)[trained])
+    with ZipFile(tmp_path / "out/submission.zip") as archive:
+        assert archive.namelist() == [name]
+    code, _, err = run(*words, "--server", "ade20k")
+    assert code == 2
+    assert "150 classes, and the model knows 19" in err

@@ -30,6 +30,18 @@ def test_bilinear_corners_golden():
     torch.testing.assert_close(y, golden, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("grid", Grid)
+@pytest.mark.parametrize("size", [(40, 61), (10, 9), (20, 30), (1, 1)])
+def test_a_window_of_a_resize_is_that_window(grid, size):
+    x, label = torch.rand(3, 20, 30), torch.randint(0, 9, (20, 30))
+    whole = grid.resize(x[None], size)[0]
+    rows, columns = slice(size[0] // 3, size[0]), slice(0, size[1] // 2 + 1)
+    window = grid.resize_window(x, size, rows, columns)
+    torch.testing.assert_close(window, whole[:, rows, columns], atol=1e-5, rtol=0)
+    ids = grid.resize_labels(label[None], size, rows, columns)
+    assert torch.equal(ids, grid.resize_labels(label[None], size)[:, rows, columns])
+
+
 def test_cells_take_the_centre_of_each_patch():
     label = torch.arange(64)[None, None, :]
     assert Grid.CELLS.resize_labels(label, (1, 2))[0, 0].tolist() == [16, 48]

@@ -141,6 +141,21 @@ def test_a_killed_run_resumes_to_the_same_weights(folder, tmp_path, workers):
     assert [int(row.split(",")[0]) for row in rows] == list(range(1, 9))
 
 
+def test_resuming_needs_no_pretrained_file(folder, tmp_path):
+    """The weights are in the run's state; the file they came from may be gone."""
+    import timm
+    from safetensors.torch import save_file
+
+    source = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), source)
+    short = {"train.iterations": 4, "model.backbone.pretrained": str(source)}
+    whole = fit(recipe(folder, **short), tmp_path / "run").report.scores
+    source.unlink()
+    assert fit(None, tmp_path / "run", resume=True).report.scores.miou == whole.miou
+    with pytest.raises(HfgdError, match="there is no file"):
+        fit(recipe(folder, **short), tmp_path / "fresh")
+
+
 def start_training(path, out):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "hfgd", "train", str(path), "--out", str(out)]

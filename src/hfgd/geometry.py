@@ -51,11 +51,39 @@ class Grid(StrEnum):
         aligned = self is Grid.CORNERS
         return F.interpolate(x, size=size, mode="bilinear", align_corners=aligned)
 
-    def resize_labels(self, label: Tensor, size: Size) -> Tensor:
-        """Nearest resize of class ids (B, H, W) to (B, *size), on the same sampling points."""
-        rows = self._nearest(label.shape[-2], size[0], label.device)
-        columns = self._nearest(label.shape[-1], size[1], label.device)
-        return label[:, rows[:, None], columns]
+    def resize_window(self, x: Tensor, size: Size, rows: slice, columns: slice) -> Tensor:
+        """A window of the bilinear resize of ``x`` (C, H, W) to ``size``, in fp32, without the rest."""
+        top, bottom, y_weight = self._lerp(x.shape[1], size[0], rows)
+        left, right, x_weight = self._lerp(x.shape[2], size[1], columns)
+        y0, x0 = int(top[0]), int(left[0])
+        x = x[:, y0 : int(bottom[-1]) + 1, x0 : int(right[-1]) + 1].float().contiguous()
+        x = torch.lerp(x[:, top - y0], x[:, bottom - y0], y_weight[:, None])
+        return torch.lerp(x[..., left - x0], x[..., right - x0], x_weight)
+
+    def _lerp(self, n_in: int, n_out: int, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Lower sample, upper sample and the upper one's weight of some output positions."""
+        i = torch.arange(part.start, part.stop, dtype=torch.float64)
+        if self is Grid.CORNERS:
+            place = i * (n_in - 1) / max(1, n_out - 1)
+        else:
+            place = ((i + 0.5) * n_in / n_out - 0.5).clamp(0, n_in - 1)
+        low = place.long().clamp(max=n_in - 1)
+        return low, (low + 1).clamp(max=n_in - 1), (place - low).float()
+
+    def resize_labels(
+        self,
+        label: Tensor,
+        size: Size,
+        rows: slice = slice(None),
+        columns: slice = slice(None),
+    ) -> Tensor:
+        """Nearest resize of class ids (B, H, W) to (B, *size), on the same sampling points.
+
+        ``rows`` and ``columns``: only that window of the result.
+        """
+        row_index = self._nearest(label.shape[-2], size[0], label.device)[rows]
+        column_index = self._nearest(label.shape[-1], size[1], label.device)[columns]
+        return label[:, row_index[:, None], column_index]
 
     def _nearest(self, n_in: int, n_out: int, device: torch.device) -> Tensor:
         i = torch.arange(n_out, device=device)

@@ -51,7 +51,7 @@ class Progress:
     def update(self, done: int, details: str = "", say: bool = False) -> None:
         """``done`` of the total is done; ``say`` prints a plain line whatever the time."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, details=details)
+            self._bar.update(self._task, total=self.total, completed=done, details=details)
             return
         now = time.monotonic()
         if say or now - self._spoke >= PLAIN_EVERY or done >= self.total:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from hfgd.errors import HfgdError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 Pixels = npt.NDArray[np.uint8]
-Ids = npt.NDArray[np.int64]
+Ids = npt.NDArray[Any]  # whole numbers
 T = TypeVar("T")
 
 
@@ -55,7 +55,7 @@ def read_label(path: Source, colours: bool) -> Ids:
                 f"label '{path}' is a colour image (mode {image.mode}), and the label map lists "
                 "ids; list its colours in label_map or convert the file to one value a pixel."
             )
-        return np.asarray(image, dtype=np.int64)
+        return np.asarray(image)  # unsigned, or int32 for mode I
 
     return _read(path, "label", values)
 

@@ -20,7 +20,8 @@ class LabelMap:
     def __init__(self, table: Mapping[int, int], colours: bool = False) -> None:
         self.table = dict(table)
         self.colours = colours
-        self._lookup = np.full(max(table, default=0) + 1, _UNKNOWN, dtype=np.int16)
+        # one place more than the largest value, so that everything beyond it is clipped to unknown
+        self._lookup = np.full(max(table, default=0) + 2, _UNKNOWN, dtype=np.int16)
         for raw, index in table.items():
             self._lookup[raw] = index
 
@@ -61,10 +62,14 @@ class LabelMap:
     def try_load(self, path: Source) -> tuple[Pixels, list[int]]:
         """The label, IGNORE at values outside the table, and those values in order."""
         raw: Ids = read_label(path, self.colours)
-        inside = (raw >= 0) & (raw < len(self._lookup))
-        mapped = np.where(inside, self._lookup[np.where(inside, raw, 0)], _UNKNOWN)
-        strange = np.unique(raw[mapped == _UNKNOWN]).tolist()
-        return np.where(mapped == _UNKNOWN, IGNORE, mapped).astype(np.uint8), strange
+        mapped = np.take(self._lookup, raw, mode="clip")
+        unknown_here = mapped == _UNKNOWN
+        if raw.min(initial=0) < 0:
+            unknown_here |= raw < 0
+        if not unknown_here.any():
+            return mapped.astype(np.uint8), []
+        strange = np.unique(raw[unknown_here]).tolist()
+        return np.where(unknown_here, IGNORE, mapped).astype(np.uint8), strange
 
     def describe(self, values: list[int]) -> str:
         """Raw values as a user writes them: the first few, and how many more."""

@@ -1,6 +1,6 @@
 """Training augmentation, in the authors' order: scale, colours, pad, crop, flip (paper §4)."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -50,50 +50,70 @@ class Augment:
         self.grid = grid
 
     def __call__(self, sample: Sample, rng: Rng) -> Sample:
-        image, label = sample.image.float() / 255, sample.label
-        scale = self.spec.scales[rng.integers(len(self.spec.scales))]
-        image, label = self._scale(image, label, scale)
-        image = _change_colours(image, self.spec.colours, rng)
-        image, label = self._pad(image, label)
-        image, label = self._crop(image, label, rng)
-        if rng.uniform() < self.spec.flip:
-            image, label = image.flip(-1), label.flip(-1)
-        return Sample(image.contiguous(), label.long(), sample.name)
-
-    def _scale(self, image: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        size = (max(1, int(image.shape[1] * scale)), max(1, int(image.shape[2] * scale)))
-        return (
-            self.grid.resize(image[None], size)[0],
-            self.grid.resize_labels(label[None], size)[0],
+        """Only the window that the crop keeps is scaled and coloured: the rest costs nothing."""
+        spec, image, label = self.spec, sample.image, sample.label
+        scale = spec.scales[rng.integers(len(spec.scales))]
+        size = (max(1, int(label.shape[0] * scale)), max(1, int(label.shape[1] * scale)))
+        colours = Colours.draw(spec.colours, rng)
+        top, left = (
+            int(rng.integers(max(0, n - c) + 1)) for n, c in zip(size, spec.crop, strict=True)
         )
+        flip = rng.uniform() < spec.flip
+        rows = slice(top, min(top + spec.crop[0], size[0]))
+        columns = slice(left, min(left + spec.crop[1], size[1]))
+        if scale == 1:
+            window = image[:, rows, columns].float() / 255
+            ids = label[rows, columns]
+        else:
+            window = self.grid.resize_window(image, size, rows, columns) / 255
+            ids = self.grid.resize_labels(label[None], size, rows, columns)[0]
+        window, ids = self._pad(colours.apply(window, image), ids)
+        if flip:
+            window, ids = window.flip(-1), ids.flip(-1)
+        return Sample(window.contiguous(), ids.long(), sample.name)
 
     def _pad(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        bottom = max(0, self.spec.crop[0] - image.shape[1])
-        right = max(0, self.spec.crop[1] - image.shape[2])
+        """Right and bottom, up to the crop: mean colour and ignore."""
+        bottom = self.spec.crop[0] - label.shape[0]
+        right = self.spec.crop[1] - label.shape[1]
+        if not (bottom or right):
+            return image, label
         margin = (0, right, 0, bottom)
         image = F.pad(image - self.mean, margin) + self.mean
         return image, F.pad(label, margin, value=IGNORE)
 
-    def _crop(self, image: Tensor, label: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-        height, width = self.spec.crop
-        top = rng.integers(label.shape[0] - height + 1)
-        left = rng.integers(label.shape[1] - width + 1)
-        window = (..., slice(top, top + height), slice(left, left + width))
-        return image[window], label[window]
 
+class Colours(NamedTuple):
+    """The colour changes of one sample: None leaves a property as it is."""
 
-def _change_colours(image: Tensor, colours: str, rng: Rng) -> Tensor:
-    if colours == "none":
-        return image
-    if colours == "advanced":
-        if rng.uniform() < 0.5:
-            mean = image.mean((1, 2), keepdim=True)
-            image = mean + (image - mean) * rng.uniform(0.5, 1.5)
-        if rng.uniform() < 0.5:
-            image = scale_saturation(image, rng.uniform(0.5, 1.5))
-    if rng.uniform() < 0.5:
-        image = image + rng.uniform(-32, 32) / 255
-    return image.clamp(0, 1)
+    contrast: float | None = None
+    saturation: float | None = None
+    shift: float | None = None  # of the brightness
+    clip: bool = True
+
+    @classmethod
+    def draw(cls, setting: str, rng: Rng) -> "Colours":
+        """Each change with probability 0.5, as the setting has it (see AugmentSpec)."""
+        if setting == "none":
+            return cls(clip=False)
+        contrast = saturation = None
+        if setting == "advanced":
+            contrast = rng.uniform(0.5, 1.5) if rng.uniform() < 0.5 else None
+            saturation = rng.uniform(0.5, 1.5) if rng.uniform() < 0.5 else None
+        shift = rng.uniform(-32, 32) / 255 if rng.uniform() < 0.5 else None
+        return cls(contrast, saturation, shift)
+
+    def apply(self, window: Tensor, whole: Tensor) -> Tensor:
+        """Change ``window`` (3, h, w) in [0, 1]; contrast turns around the mean colour of the whole
+        image (3, H, W) uint8, which scaling hardly changes."""
+        if self.contrast is not None:
+            mean = whole.float().mean((1, 2))[:, None, None] / 255
+            window = mean + (window - mean) * self.contrast
+        if self.saturation is not None:
+            window = scale_saturation(window, self.saturation)
+        if self.shift is not None:
+            window = window + self.shift
+        return window.clamp(0, 1) if self.clip else window
 
 
 def scale_saturation(image: Tensor, factor: float) -> Tensor:

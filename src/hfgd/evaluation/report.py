@@ -68,6 +68,7 @@ class Report:
             ],
             "absent": scores.absent,
             "confusion": scores.matrix.tolist(),
+            "per image": self._per_image(),
         }
 
     def markdown(self) -> str:
@@ -104,6 +105,13 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "report.json", json.dumps(self.as_dict(), indent=1) + "\n")
         write_text(folder / "report.md", self.markdown())
+
+    def _per_image(self) -> dict[str, float | None]:
+        """mIoU of each image over the classes in it."""
+        images = self.scores.images
+        if images is None:
+            return {}
+        return {n: _plain(v) for n, v in zip(images.names, images.miou().tolist(), strict=True)}
 
     def _columns(self) -> list[str]:
         boundary = [] if self.scores.boundary is None else ["BIoU"]

@@ -77,7 +77,7 @@ class Logs(L.Callback):
         self.every = recipe.train.log_every
         self.csv = CsvLog(folder.train_csv, start)
         self.progress = progress
-        self.details = ""
+        self.details = self.miou_text = ""
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
@@ -100,8 +100,6 @@ class Logs(L.Callback):
             self.details = f"loss {means['loss']:.3f} = {terms}"
             self._sums, self._count = {}, 0
         self.show(done, say)
-
-    miou_text = ""
 
     def show(self, done: int, say: bool) -> None:
         """The progress line: losses by name and the current mIoU."""

@@ -56,11 +56,13 @@ def fit(recipe: Recipe | None, out: Path, resume: bool = False) -> Run:
     if recipe is None:
         raise HfgdError("a new run needs a recipe; 'hfgd recipes' lists the named ones.")
     train_set, val_set = _open(recipe)
+    start = _iteration(folder.state) if resume else 0
     torch.manual_seed(recipe.train.seed)
-    network = build(recipe.model, train_set.classes)
+    # a run that goes on has its weights in its state: nothing is fetched or read a second time
+    spec = recipe.model.with_backbone(pretrained=False) if start else recipe.model
+    network = build(spec, train_set.classes)
     if not resume:
         folder.start(recipe)
-    start = _iteration(folder.state) if resume else 0
     began = time.monotonic()
     network, latest = _train(network, recipe, folder, train_set, val_set, start)
     scores = latest or evaluate(
@@ -68,6 +70,7 @@ def fit(recipe: Recipe | None, out: Path, resume: bool = False) -> Run:
     )
     facts = {
         "checkpoint": f"last, after {recipe.train.iterations} iterations",
+        "precision": recipe.train.precision,
         "training time": f"{format_duration(time.monotonic() - began)}"
         + (f" (since iteration {start})" if start else ""),
     }
