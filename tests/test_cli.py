@@ -61,6 +61,12 @@ def test_help_reads_well(run, words, expected):
         assert word in out
 
 
+def test_version(run):
+    from hfgd import __version__
+
+    assert run("--version") == (0, f"{__version__}\n", "")
+
+
 def test_help_does_not_wait_for_torch():
     command = "import sys; sys.argv = ['hfgd', '--version']; import hfgd.cli as c\ntry: c.main()\n"
     command += "except SystemExit: pass\nassert 'torch' not in sys.modules"

@@ -6,6 +6,7 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 
 PLAIN_EVERY = 30.0  # seconds between plain lines
 
@@ -25,11 +26,16 @@ class Progress:
 
             self._bar = RichProgress(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=12, table_column=Column(min_width=12)),
                 MofNCompleteColumn(),
                 TextColumn("ETA"),
-                TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[details]}"),
+                TimeRemainingColumn(compact=True, table_column=Column(min_width=5)),
+                # on a narrow terminal it is the details that are cut, not the ETA
+                TextColumn(
+                    "{task.fields[details]}",
+                    table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+                ),
+                expand=True,
                 console=Console(stderr=True),
             )
             self._task = self._bar.add_task(title, total=total, completed=start, details="")

@@ -38,14 +38,20 @@ Toy = Annotated[
 ]
 
 
-@app.callback()
-def version(
-    show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    """High-level Feature Guided Decoding: train, score and use semantic-segmentation models."""
+def _version(show: bool) -> None:
     if show:
         print(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """High-level Feature Guided Decoding: train, score and use semantic-segmentation models."""
 
 
 @app.command()
