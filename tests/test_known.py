@@ -126,6 +126,14 @@ def test_official_trees_and_zips(tmp_path, name, number, zipped):
     assert check_folder(open_files(f"{name}:{root}")).ok
 
 
+def test_a_single_split_is_enough_to_know_the_form(tmp_path):
+    raws = build(tmp_path, "cityscapes", 1, np.random.default_rng(8))
+    for path in tmp_path.rglob("*train*/aachen/*.png"):
+        path.unlink()
+    dataset = open_dataset(f"cityscapes:{tmp_path}", "val")
+    assert np.array_equal(dataset[0].label.numpy(), raws["val"][0][1])
+
+
 def test_cityscapes_in_its_two_official_zips(tmp_path):
     rng = np.random.default_rng(1)
     raws = build(tmp_path / "tree", "cityscapes", 0, rng)

@@ -125,7 +125,8 @@ def _show_data(name: str, data: str, split: str, limit: int, out: Path) -> None:
         print(f"{each}: {pairs:,} pairs, expected {KNOWN[name].expected.get(each, 0):,}")
     dataset = FolderDataset(files, split)
     pixels, read = class_shares(dataset, limit)
-    table = Table(box=None, pad_edge=False, title=f"{read} of {len(dataset)} images of {split}")
+    print(f"\nclass shares, {read} of {len(dataset)} images of {split}")
+    table = Table(box=None, pad_edge=False)
     table.add_column("class")
     table.add_column("% of pixels", justify="right")
     for label, count in zip([*dataset.classes.names, "(ignored)"], pixels, strict=True):

@@ -81,17 +81,22 @@ class KnownData:
         return [split for split in self.layout.splits if self.files(split)[1]]
 
     def _find_layout(self) -> Layout:
-        best = max(self.facts.layouts, key=lambda layout: len(self._match(layout, "train")[1]))
-        for split in best.splits:
-            images, labels = self._match(best, split)
-            if images and labels:
-                return best
+        found = {
+            number: sum(len(pair.keys() & labels.keys()) for pair, labels in self._all(layout))
+            for number, layout in enumerate(self.facts.layouts)
+        }
+        best = max(found, key=found.__getitem__)
+        if found[best]:
+            return self.facts.layouts[best]
         forms = "; ".join(
             f"{x.name}: {x.image_form} with {x.label_form}" for x in self.facts.layouts
         )
         raise HfgdError(
             f"'{self.root}' does not look like {self.facts.title}; known forms are {forms}."
         )
+
+    def _all(self, layout: Layout) -> list[tuple[dict[str, Source], dict[str, Source]]]:
+        return [self._match(layout, split) for split in layout.splits]
 
     def _match(self, layout: Layout, split: str) -> tuple[dict[str, Source], dict[str, Source]]:
         theirs = layout.splits.get(split)
