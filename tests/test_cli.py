@@ -173,6 +173,22 @@ def test_a_mistake_gets_one_sentence_and_its_exit_code(
     assert "Traceback" not in err
 
 
+def test_a_truncated_model_is_named(run, model, folder):
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    code, _, err = run("eval", model, "--data", folder)
+    assert code == 2
+    assert "model.safetensors' is truncated" in err
+
+
+def test_a_non_finite_loss_has_its_exit_code(run, folder, tmp_path):
+    words = ["train", "table3/full", "--toy", "--data", folder, "--out", tmp_path / "run"]
+    code, _, err = run(*words, "--set", "optim.lr=1e30", "--set", "train.iterations=50")
+    assert code == 3
+    assert "the loss is not finite at iteration" in err
+    assert "Traceback" not in err
+
+
 def test_recipe_files_may_build_on_a_named_one(run, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(
@@ -248,6 +264,8 @@ def test_protocols_groups_and_limit(run, model, folder, tmp_path):
     report = (tmp_path / "r/report.md").read_text()
     assert "- both (a, b): IoU" in report
     assert "BIoU" not in report
+    assert run("eval", model, "--data", folder, "--workers", 0, "--out", tmp_path / "b")[0] == 0
+    assert "boundary IoU, 2 % of the image diagonal" in (tmp_path / "b/report.md").read_text()
     assert run(*words, "--group", "x=a,z")[2].count("no class named 'z'") == 1
     assert "no protocol named 'mm'" in run(*words[:6], "--protocol", "mm")[2]
 

@@ -83,3 +83,16 @@ def test_deleting_the_upsampler_leaves_the_guiding_branch_as_it_was():
             optimiser.step()
     for key, value in alone.state_dict().items():
         assert torch.equal(value, whole.state_dict()[key]), key
+
+
+@pytest.mark.parametrize(("kind", "reached"), [("joint", True), ("stopped", False)])
+def test_the_auxiliary_fcn_reaches_the_backbone_only_when_joint(kind, reached):
+    """§5.1: the second variant stops the auxiliary FCN's gradient before the backbone."""
+    model = toy(upsampler="sfpn", aux_fcn=kind).train()
+    terms = loss_terms(
+        model(torch.rand(2, 3, 65, 65)), torch.randint(0, 5, (2, 65, 65)), LossSpec()
+    )
+    terms["aux"].backward()
+    assert all(p.grad is not None for p in model.aux_fcn.parameters())
+    assert any(p.grad is not None for p in model.backbone.parameters()) == reached
+    assert not any(p.grad is not None for p in model.hfgm.parameters())

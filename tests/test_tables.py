@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hfgd.ablate import ablate, markdown, table_rows
+from hfgd.checkpoint import load_model
 from hfgd.cli.show import costs_of_table_9
 from hfgd.errors import HfgdError
 from hfgd.model.hfgm import GUIDANCE
@@ -39,6 +40,8 @@ def test_every_row_runs_at_toy_size(name, tmp_path):
     run = fit(toy(find_recipe(name)), tmp_path / "run")
     assert run.report.scores.matrix.sum() > 0
     assert run.report.branch == ROWS[name].branch
+    again = load_model(tmp_path / "run").state_dict()
+    assert all(torch.equal(again[key], value) for key, value in run.model.state_dict().items())
     model = run.model.train()
     output = model(torch.rand(2, 3, 97, 65))
     assert output.full_size().shape == (2, 9, 97, 65)

@@ -88,7 +88,7 @@ class Report:
             f"- branch: {self.branch}\n{facts}\n"
             f"{means} (percent)\n\n"
             f"| {' | '.join(self._columns())} |\n| --- |{' ---: |' * (len(self._columns()) - 1)}\n"
-            f"{rows}{absent}{self._groups()}{self._worst()}"
+            f"{rows}{absent}{self._boundary()}{self._groups()}{self._worst()}"
         )
 
     def table(self) -> Table:
@@ -125,6 +125,12 @@ class Report:
             ]
             for row in self.as_dict()["classes"]
         ]
+
+    def _boundary(self) -> str:
+        width = self.scores.boundary_width
+        if width is None:
+            return ""
+        return f"\nBIoU: boundary IoU, {100 * width:g} % of the image diagonal wide.\n"
 
     def _groups(self) -> str:
         lines = [

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hfgd.errors import HfgdError, unknown
 from hfgd.geometry import Frame, Grid
+from hfgd.progress import say
 
 PYRAMIDS = {32: (4, 8, 16, 32), 16: (4, 8, 16, 16), 8: (4, 8, 8, 8)}
 
@@ -117,6 +118,9 @@ def _create(
         # timm's Swin is built for one image size; this makes windows and shifts follow the input
         options = {"strict_img_size": False, "always_partition": True} | options
     overlay = None
+    if pretrained is True:
+        say(f"pre-trained weights of '{name}': from the local cache, or downloaded once")
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; see _explain
     if isinstance(pretrained, str):
         overlay = {"state_dict": _read_weights(Path(pretrained), name, options)}
     try:

@@ -11,11 +11,12 @@ from hfgd.data.label_map import LabelMap
 from hfgd.errors import HfgdError
 
 TRAIN_IDS = r"_labelTrainIds\.png"  # the suffix of labels that MMSegmentation's converters write
+PREFIX = r"^(?:[^/]+/){0,2}"  # a release may lie in a folder or two of its own, not anywhere below
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One way the files lie. The patterns are searched in relative paths; what their group
+    """One way the files lie. The patterns match relative paths; what their group
     ``key`` matches pairs an image with its label. ``{split}`` stands for ``splits[split]``.
 
     ``table``: raw value in the label files → class index or 255; ``colours``: raw values are RGB.
@@ -104,7 +105,7 @@ class KnownData:
             return {}, {}
         found = []
         for pattern in (layout.image, layout.label):
-            compiled = re.compile(rf"(?:^|/){pattern.replace('{split}', theirs)}$")
+            compiled = re.compile(PREFIX + pattern.replace("{split}", theirs) + "$")
             matches = ((compiled.search(path), source) for path, source in self._files.items())
             found.append({m["key"]: source for m, source in matches if m})
         images, labels = found
@@ -116,7 +117,7 @@ class KnownData:
 
     def _listed(self, pattern: str) -> set[str]:
         """The keys in a list file: the stem of the first word of each line."""
-        compiled = re.compile(rf"(?:^|/){pattern}$")
+        compiled = re.compile(PREFIX + pattern + "$")
         for path, source in self._files.items():
             if compiled.search(path):
                 handle = opened(source)
