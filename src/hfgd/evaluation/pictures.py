@@ -37,14 +37,19 @@ def predict_panels(
 
 
 def worst_panels(
-    model: Segmenter, dataset: SegDataset, scores: Scores, path: Path, protocol: Protocol
+    model: Segmenter,
+    dataset: SegDataset,
+    scores: Scores,
+    path: Path,
+    protocol: Protocol,
+    branch: Branch = "fine",
 ) -> None:
     """The images that came out worst, each with its score."""
     assert scores.images is not None
     place = {name: i for i, name in enumerate(scores.images.names)}
     rows = []
     for name, miou in worst_images(scores, WORST):
-        row = panel_row({"prediction": model}, dataset[place[name]], protocol)
+        row = panel_row({"prediction": model}, dataset[place[name]], protocol, branch)
         rows.append(replace(row, name=f"{name}  mIoU {percent(miou)}"))
     if rows:
         panels(rows, dataset.classes, path)

@@ -68,7 +68,7 @@ def evaluate_model(
     report.save(folder)
     draw_scores(scores, folder)
     predict_panels({name: model}, dataset, PANELS, folder / "panels.png", chosen, branch)
-    worst_panels(model, dataset, scores, folder / "worst.png", chosen)
+    worst_panels(model, dataset, scores, folder / "worst.png", chosen, branch)
     return report, folder
 
 
