@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from hfgd.ablate import ablate, markdown, table_rows
+from hfgd.ablate import ablate, find_rows, markdown
 from hfgd.checkpoint import load_model
 from hfgd.cli.show import costs_of_table_9
 from hfgd.errors import HfgdError
@@ -150,8 +150,8 @@ def test_activation_memory_counts_what_autograd_keeps():
 
 def test_ablate_writes_one_table_and_resumes(tmp_path, capsys):
     small = {"train.iterations": 2, "train.validate_every": 2}
-    keys = ["none", "full"]
-    results = ablate("3", small, tmp_path, seeds=2, keys=keys, as_toy=True)
+    names = ["table3/none", "table3/full"]
+    results = ablate(names, small, tmp_path, seeds=2, as_toy=True)
     assert [(r.name, len(r.miou), r.paper) for r in results] == [
         ("table3/none", 2, 47.14), ("table3/full", 2, 48.94)
     ]  # fmt: skip
@@ -163,15 +163,15 @@ def test_ablate_writes_one_table_and_resumes(tmp_path, capsys):
     stored = json.loads((tmp_path / "ablation.json").read_text())
     assert stored["rows"][0]["miou"] == results[0].miou
 
-    report = tmp_path / "full/seed1/report.json"
+    report = tmp_path / "table3-full/seed1/report.json"
     report.unlink()  # as if the last run had been interrupted
-    stamp = (tmp_path / "none/seed0/report.json").stat().st_mtime_ns
-    again = ablate("3", small, tmp_path, seeds=2, keys=keys, as_toy=True)
+    stamp = (tmp_path / "table3-none/seed0/report.json").stat().st_mtime_ns
+    again = ablate(names, small, tmp_path, seeds=2, as_toy=True)
     assert [r.miou for r in again] == [r.miou for r in results]
-    assert (tmp_path / "none/seed0/report.json").stat().st_mtime_ns == stamp
+    assert (tmp_path / "table3-none/seed0/report.json").stat().st_mtime_ns == stamp
     assert report.is_file()
     with pytest.raises(HfgdError, match=r"another recipe: train\.iterations is 2 there and 3 here"):
-        ablate("3", small | {"train.iterations": 3}, tmp_path, keys=keys, as_toy=True)
+        ablate(names, small | {"train.iterations": 3}, tmp_path, as_toy=True)
 
 
 def test_the_table_shows_mean_and_spread():
@@ -183,12 +183,23 @@ def test_the_table_shows_mean_and_spread():
     assert "| b | two | 1 | 55.00 | +4.00 | – | – |" in text
 
 
+def test_rows_of_several_tables_stand_in_one_table():
+    from hfgd.ablate import RowResult
+
+    rows = find_rows(["3", "section5.2/no_stop_gradient", "table3/full"])
+    names = [row.name for row in rows]
+    assert names == [*(f"table3/{key}" for key in ("none", "guidance", "aa", "full")),
+                     "section5.2/no_stop_gradient"]  # fmt: skip
+    text = markdown([RowResult(name, "", [0.5], None) for name in names], {})
+    assert text.startswith("# table3, section5.2\n")
+    assert "| table3/aa |" in text
+    assert "| section5.2/no_stop_gradient |" in text
+
+
 def test_unknown_tables_and_rows_are_named():
-    with pytest.raises(
-        HfgdError, match=r"no table named 'table33'; did you mean|no table named '33'"
-    ):
-        table_rows("33")
-    with pytest.raises(HfgdError, match="no row of table3 named 'ful'; did you mean 'full'"):
-        table_rows("3", ["ful"])
+    with pytest.raises(HfgdError, match="no table or row named '33'"):
+        find_rows(["33"])
+    with pytest.raises(HfgdError, match="did you mean 'table3/full'"):
+        find_rows(["table3/ful"])
     with pytest.raises(HfgdError, match="did you mean 'table3/full'"):
         find_recipe("table3/ful")

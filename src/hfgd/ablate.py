@@ -11,7 +11,7 @@ from hfgd.errors import HfgdError, unknown
 from hfgd.evaluation.plots import ablation_bars
 from hfgd.files import write_text
 from hfgd.progress import say
-from hfgd.recipes import TABLES, Row, toy
+from hfgd.recipes import ROWS, TABLES, Row, toy
 from hfgd.training.fit import fit
 from hfgd.training.run_folder import RunFolder
 
@@ -36,32 +36,33 @@ class RowResult:
         return 100 * statistics.stdev(self.miou) if len(self.miou) > 1 else None
 
 
-def table_rows(table: str, keys: Sequence[str] = ()) -> list[Row]:
-    """The rows of a table ('table3' or '3'), or some of them by their last name."""
-    name = f"table{table}" if table.isdecimal() else table
-    if name not in TABLES:
-        raise unknown("table", table, TABLES)
-    rows = {row.name.split("/")[1]: row for row in TABLES[name]}
-    for key in keys:
-        if key not in rows:
-            raise unknown(f"row of {name}", key, rows)
-    return [row for key, row in rows.items() if not keys or key in keys]
+def find_rows(names: Sequence[str]) -> list[Row]:
+    """The rows of tables ('table3' or '3') and single rows ('table3/full'), each once, in order."""
+    rows: dict[str, Row] = {}
+    for name in names:
+        table = f"table{name}" if name.isdecimal() else name
+        if table in TABLES:
+            rows |= {row.name: row for row in TABLES[table]}
+        elif table in ROWS:
+            rows[table] = ROWS[table]
+        else:
+            raise unknown("table or row", name, [*TABLES, *ROWS])
+    return list(rows.values())
 
 
 def ablate(
-    table: str,
+    names: Sequence[str],
     changes: Mapping[str, Any],
     out: Path,
     seeds: int = 1,
-    keys: Sequence[str] = (),
     as_toy: bool = False,
 ) -> list[RowResult]:
-    """Run every row with every seed into ``out/ROW/seedN`` and write the table, after each run.
+    """Run every row with every seed into ``out/TABLE-ROW/seedN`` and write the table, after each run.
 
     A run that is done is not repeated; one that was interrupted goes on. ``changes``: dotted recipe
     keys for every row. Raises HfgdError where a finished run was made with other settings.
     """
-    rows = table_rows(table, keys)
+    rows = find_rows(names)
     total = len(rows) * seeds
     results: dict[str, RowResult] = {}
     for number, (row, seed) in enumerate(((r, s) for s in range(seeds) for r in rows), start=1):
@@ -75,7 +76,7 @@ def ablate(
 
 def _run(row: Row, changes: Mapping[str, Any], out: Path, seed: int, as_toy: bool) -> float:
     recipe = toy(row.recipe()) if as_toy else row.recipe()
-    folder = out / row.name.split("/")[1] / f"seed{seed}"
+    folder = out / row.name.replace("/", "-") / f"seed{seed}"
     recipe = recipe.with_(**changes)
     report = folder / "report.json"
     if not report.is_file():
@@ -90,19 +91,28 @@ def _run(row: Row, changes: Mapping[str, Any], out: Path, seed: int, as_toy: boo
 
 
 def _write(results: list[RowResult], out: Path, changes: Mapping[str, Any]) -> None:
-    name = results[0].name.split("/")[0]
-    content = {"table": name, "changes": dict(changes), "rows": [asdict(r) for r in results]}
+    content = {"changes": dict(changes), "rows": [asdict(r) for r in results]}
     write_text(out / "ablation.json", json.dumps(content, indent=1) + "\n")
     write_text(out / "ablation.md", markdown(results, changes))
-    bars = [(r.name.split("/")[1], r.mean, r.spread) for r in results]
-    ablation_bars(bars, f"{name} on this data", out / "ablation.png")
+    bars = [(_shown(r, results), r.mean, r.spread) for r in results]
+    ablation_bars(bars, f"{_title(results)} on this data", out / "ablation.png")
+
+
+def _title(results: Sequence[RowResult]) -> str:
+    """The tables of the rows: 'table3', 'table3, section5.2'."""
+    return ", ".join(dict.fromkeys(result.name.split("/")[0] for result in results))
+
+
+def _shown(result: RowResult, results: Sequence[RowResult]) -> str:
+    """A row's name, without its table where all rows are of one."""
+    return result.name if "," in _title(results) else result.name.split("/")[1]
 
 
 def markdown(results: Sequence[RowResult], changes: Mapping[str, Any]) -> str:
     """The table: mean ± spread, the difference to the first row, and the paper's beside it."""
     first = results[0]
     lines = [
-        f"# {first.name.split('/')[0]}",
+        f"# {_title(results)}",
         "",
         "mIoU in percent, mean ± standard deviation over the seeds; Δ: difference to the first row; "
         "the last two columns are the paper's, on its own data set.",
@@ -116,7 +126,7 @@ def markdown(results: Sequence[RowResult], changes: Mapping[str, Any]) -> str:
         known = result.paper is not None and first.paper is not None
         paper_delta = f"{result.paper - first.paper:+.2f}" if known else "–"  # type: ignore[operator]
         lines.append(
-            f"| {result.name.split('/')[1]} | {result.what} | {len(result.miou)} "
+            f"| {_shown(result, results)} | {result.what} | {len(result.miou)} "
             f"| {result.mean:.2f}{spread} | {result.mean - first.mean:+.2f} | {paper} | {paper_delta} |"
         )
     if changes:

@@ -115,20 +115,20 @@ def info(
 
 @app.command()
 def ablate(
-    table: Annotated[str, typer.Argument(help="A table of the paper: table3, or 3.")],
+    rows: Annotated[
+        list[str],
+        typer.Argument(help="Tables of the paper (table3, or 3) and single rows (table3/full)."),
+    ],
     data: Annotated[
         str | None, typer.Option(help="A data folder, a data.yaml with a path, or 'scenes'.")
     ] = None,
     data_yaml: DataYaml = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each row, seeds 0, 1, …")] = 1,
-    rows: Annotated[
-        list[str] | None, typer.Option("--row", help="Only this row, e.g. full; repeatable.")
-    ] = None,
     settings: Settings = None,
-    out: Annotated[Path | None, typer.Option(help="runs/TABLE by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="runs/ROWS by default.")] = None,
     toy: Toy = False,
 ) -> None:
-    """Run all rows of a table on any data: one table, mean ± spread, beside the paper's."""
+    """Run rows of the paper's tables on any data: one table, mean ± spread, beside the paper's."""
     from hfgd.ablate import ablate as run
     from hfgd.ablate import markdown
     from hfgd.recipes import parse_overrides
@@ -136,8 +136,9 @@ def ablate(
     changes = _with_data(parse_overrides(settings or []), data, data_yaml)
     if data is None and not toy:
         raise HfgdError("ablate needs data: give --data FOLDER, or --toy for a try on 'scenes'.")
-    folder = out or Path("runs") / (f"table{table}" if table.isdecimal() else table)
-    results = run(table, changes, folder, seeds, rows or (), toy)
+    names = [f"table{name}" if name.isdecimal() else name for name in rows]
+    folder = out or Path("runs") / "+".join(name.replace("/", "-") for name in names)
+    results = run(names, changes, folder, seeds, toy)
     print(markdown(results, changes))
     print(f"written: {folder}/ablation.md, ablation.json, ablation.png")
 

@@ -47,7 +47,10 @@ class OptimSpec(Spec):
 
 
 class TrainSpec(Spec):
-    """How long, on how much, how often looked at; ``batch_size`` is the one over all processes."""
+    """How long, on how much, how often looked at; ``batch_size`` is the one over all processes.
+
+    ``channels_last``: keep weights and maps in the memory format that most convolutions are fastest in.
+    """
 
     iterations: int = Field(30_000, gt=0)
     batch_size: int = Field(16, gt=0)
@@ -56,6 +59,7 @@ class TrainSpec(Spec):
     log_every: int = Field(50, gt=0)
     workers: int = Field(2, ge=0)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    channels_last: bool = False
     seed: int = Field(0, ge=0)
     panels: int = Field(4, ge=1)
 

@@ -61,6 +61,8 @@ def fit(recipe: Recipe | None, out: Path, resume: bool = False) -> Run:
     # a run that goes on has its weights in its state: nothing is fetched or read a second time
     spec = recipe.model.with_backbone(pretrained=False) if start else recipe.model
     network = build(spec, train_set.classes)
+    if recipe.train.channels_last:
+        network = network.to(memory_format=torch.channels_last)
     if not resume:
         folder.start(recipe)
     began = time.monotonic()
