@@ -2,7 +2,8 @@
 
 Logits stay at the network's own resolution; they are brought to the image's size a strip of rows at
 a time and, where there is one pass and one window, reduced to labels at once. Otherwise they are
-added into ONE accumulator (K, H, W), whatever the number of windows, scales and flips.
+added into ONE accumulator (K, H, W), whatever the number of windows, scales and flips. It is made
+after the largest scale's passes, whose logits wait at the network's resolution.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hfgd.evaluation.protocol import SINGLE_SCALE, Protocol, Spans
-from hfgd.geometry import Frame, Grid
+from hfgd.geometry import Frame, Grid, Size
 from hfgd.model.segmenter import Branch, Segmenter
 
 STRIP = 1 << 22  # values of a strip: 16 MiB in fp32
@@ -28,9 +29,13 @@ def label_image(
     The model is used in the mode it is in; see ``evaluating``.
     """
     size = (image.shape[-2], image.shape[-1])
+    # the largest passes come first: what they need of memory is given back before there is a total
+    passes = sorted(protocol.passes(), key=lambda scale_flip: -scale_flip[0])
     total: Tensor | None = None
-    passes = protocol.passes()
+    held: list[tuple[Tensor, Axis, Axis]] = []
     for scale, flip in passes:
+        if held and scale < passes[0][0]:
+            total = _add(total, held, size, protocol)
         scaled_size = protocol.scaled(size, scale, model.backbone.grid)
         scaled = model.backbone.grid.resize(image, scaled_size)
         scaled = scaled.flip(-1) if flip else scaled
@@ -41,20 +46,31 @@ def label_image(
             x = Axis(size[1], scaled_size[1], left, frame, 1, columns, flip)
             if alone:
                 return torch.cat([s.argmax(0).to(torch.uint8) for _, s in _strips(logits, y, x)])
-            if total is None:
-                total = torch.zeros(len(logits), *size, device=logits.device)
-            columns_here = slice(x.first, x.last)
-            for rows_here, strip in _strips(logits, y, x):
-                if protocol.average == "probs":
-                    strip = strip.softmax(0)
-                strip *= x.share  # 1 / number of windows that see the pixel
-                total[:, rows_here, columns_here] += strip.mul_(y.share_of(rows_here))
-            del logits
-    assert total is not None
+            held.append((logits, y, x))
+            if total is not None:
+                total = _add(total, held, size, protocol)
+    total = _add(total, held, size, protocol)
     labels = [
         part.argmax(0).to(torch.uint8) for part in torch.split(total, _strip_rows(total), dim=1)
     ]
     return torch.cat(labels)
+
+
+def _add(
+    total: Tensor | None, held: list[tuple[Tensor, "Axis", "Axis"]], size: Size, protocol: Protocol
+) -> Tensor:
+    """Add the windows that are held to the accumulator (K, H, W), and let them go."""
+    if total is None:
+        total = torch.zeros(len(held[0][0]), *size, device=held[0][0].device)
+    while held:
+        logits, y, x = held.pop()
+        columns_here = slice(x.first, x.last)
+        for rows_here, strip in _strips(logits, y, x):
+            if protocol.average == "probs":
+                strip = strip.softmax(0)
+            strip *= x.share  # 1 / number of windows that see the pixel
+            total[:, rows_here, columns_here] += strip.mul_(y.share_of(rows_here))
+    return total
 
 
 def _windows(
