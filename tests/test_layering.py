@@ -8,7 +8,7 @@ import hfgd
 ROOT = Path(hfgd.__file__).parent
 ORDER = [
     ["errors", "geometry", "files", "progress"],
-    ["data"],
+    ["upsampled", "data"],
     ["model"],
     ["car"],
     ["losses"],

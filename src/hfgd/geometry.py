@@ -5,13 +5,15 @@ width, ``h, w`` the high-level grid, ``H, W`` the image.
 """
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Size = tuple[int, int]  # (height, width), always in this order
+
+Place = TypeVar("Place", float, Tensor)
 
 COARSEST = 32  # the coarsest stride of the pyramid; image sizes are padded to fit it
 
@@ -60,15 +62,31 @@ class Grid(StrEnum):
         x = torch.lerp(x[:, top - y0], x[:, bottom - y0], y_weight[:, None])
         return torch.lerp(x[..., left - x0], x[..., right - x0], x_weight)
 
+    def bilinear(self, n_in: int, n_out: int, part: slice, device: torch.device) -> Tensor:
+        """The resize of one axis from ``n_in`` to ``n_out`` samples as a matrix (part, n_in), fp32."""
+        low, high, weight = (t.to(device) for t in self._lerp(n_in, n_out, part))
+        matrix = torch.zeros(len(low), n_in, device=device)
+        matrix.scatter_add_(1, low[:, None], 1 - weight[:, None])
+        return matrix.scatter_add_(1, high[:, None], weight[:, None])
+
+    def sources(self, n_in: int, n_out: int, part: slice) -> slice:
+        """The samples of ``n_in`` that the outputs ``part`` of a resize of one axis are made of."""
+        first = int(self._place(part.start, n_in, n_out))
+        last = int(self._place(part.stop - 1, n_in, n_out))
+        return slice(max(0, first), min(last + 2, n_in))
+
     def _lerp(self, n_in: int, n_out: int, part: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Lower sample, upper sample and the upper one's weight of some output positions."""
         i = torch.arange(part.start, part.stop, dtype=torch.float64)
-        if self is Grid.CORNERS:
-            place = i * (n_in - 1) / max(1, n_out - 1)
-        else:
-            place = ((i + 0.5) * n_in / n_out - 0.5).clamp(0, n_in - 1)
+        place = self._place(i, n_in, n_out).clamp(0, n_in - 1)
         low = place.long().clamp(max=n_in - 1)
         return low, (low + 1).clamp(max=n_in - 1), (place - low).float()
+
+    def _place(self, i: Place, n_in: int, n_out: int) -> Place:
+        """Where output sample i lies, in units of input samples."""
+        if self is Grid.CORNERS:
+            return i * (n_in - 1) / max(1, n_out - 1)
+        return (i + 0.5) * n_in / n_out - 0.5
 
     def resize_labels(
         self,

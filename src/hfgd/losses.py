@@ -6,7 +6,6 @@ logits of their own; ``car_c2c``, ``car_c2p``, ``car_intra``: see car.py.
 
 from typing import Literal
 
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from hfgd.car import car_terms
 from hfgd.data.classes import IGNORE
 from hfgd.geometry import Frame
 from hfgd.model.segmenter import SegOutput
+from hfgd.upsampled import cross_entropy_sum
 
 Normalise = Literal["valid", "all"]
 
@@ -56,7 +56,6 @@ def cross_entropy(logits: Tensor, label: Tensor, frame: Frame, normalise: Normal
 
     ``logits`` (B, K, h, w) lie over the padded image; ``label`` (B, H, W), 255 = ignore.
     """
-    full = frame.restore(logits.float())
-    total = F.cross_entropy(full, label, ignore_index=IGNORE, reduction="sum")
-    counted = (label != IGNORE).sum().clamp(min=1) if normalise == "valid" else label.numel()
-    return total / counted
+    weight = (label != IGNORE).float()
+    total = cross_entropy_sum(logits, label, weight, frame)
+    return total / (weight.sum().clamp(min=1) if normalise == "valid" else label.numel())
