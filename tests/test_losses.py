@@ -8,9 +8,12 @@ import torch.nn.functional as F
 
 from conftest import toy
 from hfgd.car import car_terms, class_centres
+from hfgd.errors import HfgdError
 from hfgd.geometry import Frame, Grid
-from hfgd.losses import LossSpec, cross_entropy, loss_terms
+from hfgd.losses import LossSpec, loss_terms
 from hfgd.model.hfgm import GUIDANCE
+from hfgd.model.segmenter import SegOutput
+from hfgd.upsampled import cross_entropy_sum, labels
 
 GOLDEN = {  # (S, variant): c2c, c2p, intra and the norms of their gradients
     (1, "A"): (0.05871418, 0.27954882, 0.21106485, 0.00324423, 0.00154320, 0.07463088),
@@ -81,8 +84,96 @@ def test_cross_entropy_equals_loops(normalise, grid):
     label[:, 2:5] = 255
     logits = torch.randn(2, 3, 3, 3)
     frame = Frame((10, 12), grid.padded((10, 12)), grid)
-    value = cross_entropy(logits, label, frame, normalise).item()
+    output = SegOutput(logits, None, None, None, frame)
+    value = loss_terms(output, label, LossSpec(normalise=normalise))["fine"].item()
     assert value == pytest.approx(by_hand(frame.restore(logits), label, normalise), rel=1e-5)
+
+
+def obvious(logits, label, weight, frame):
+    """Full-size logits, PyTorch's cross-entropy, pixel by pixel."""
+    full = F.cross_entropy(frame.restore(logits), label, reduction="none")
+    return (full * weight).sum()
+
+
+@pytest.mark.parametrize("band", [1, 300, None])
+@pytest.mark.parametrize("size", [(33, 65), (30, 49), (5, 3)])
+@pytest.mark.parametrize("grid", Grid)
+def test_cross_entropy_without_full_size_logits_is_exact(grid, size, band):
+    """Value and gradient, for bands of one row, of a few, of all; weights zero and not."""
+    frame = Frame(size, grid.padded(size), grid)
+    height, width = frame.padded
+    low = (-(-height // 4), -(-width // 4))
+    logits = (5 * torch.randn(2, 7, *low)).requires_grad_()
+    label = torch.randint(0, 7, (2, *size))
+    weight = torch.rand(2, *size) * torch.randint(0, 2, (2, *size))
+    value = cross_entropy_sum(logits, label, weight, frame, band)
+    expected = obvious(logits, label, weight, frame)
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-5)
+    (ours,) = torch.autograd.grad(value, logits)
+    (theirs,) = torch.autograd.grad(expected, logits)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=3e-6)
+    full = frame.restore(logits)
+    best = labels(logits, frame, band).long()[:, None]
+    torch.testing.assert_close(full.gather(1, best)[:, 0], full.amax(1), rtol=0, atol=1e-5)
+
+
+def test_cross_entropy_of_hopeless_logits_is_finite():
+    frame = Frame((33, 33), (33, 33), Grid.CORNERS)
+    logits = torch.zeros(1, 2, 9, 9)
+    logits[:, 0] = 1e4
+    logits.requires_grad_()
+    value = cross_entropy_sum(logits, torch.ones(1, 33, 33).long(), torch.ones(1, 33, 33), frame)
+    assert value.item() == pytest.approx(1e4 * 33 * 33)
+    value.backward()
+    assert logits.grad.sum(1).abs().max() < 1e-4
+    assert logits.grad[:, 0].sum().item() == pytest.approx(33 * 33)
+
+
+def test_cross_entropy_under_autocast_is_that_of_the_rounded_logits():
+    frame = Frame((33, 33), (33, 33), Grid.CORNERS)
+    logits = torch.randn(1, 5, 9, 9).bfloat16().requires_grad_()
+    label, weight = torch.randint(0, 5, (1, 33, 33)), torch.ones(1, 33, 33)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = cross_entropy_sum(logits, label, weight, frame)
+    assert value.dtype == torch.float32
+    expected = obvious(logits.float(), label, weight, frame)
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
+    (ours,) = torch.autograd.grad(value, logits)
+    (theirs,) = torch.autograd.grad(expected, logits)
+    torch.testing.assert_close(ours, theirs, rtol=0.01, atol=1e-3)  # both rounded to bf16
+
+
+def test_the_losses_compile_without_a_graph_break():
+    """Traced whole, with the gradient; the eager backend runs what was traced."""
+    frame = Frame((33, 49), Grid.CORNERS.padded((33, 49)), Grid.CORNERS)
+    logits = torch.randn(1, 4, 9, 17, requires_grad=True)
+    label = torch.randint(0, 4, (1, 33, 49))
+    label[:, :3] = 255
+
+    spec = LossSpec()
+
+    def loss(x):
+        output = SegOutput(x, x, None, torch.cat([x, x], 1), frame)
+        return torch.stack(list(loss_terms(output, label, spec).values())).sum()
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(logits), loss(logits))
+    (ours,) = torch.autograd.grad(compiled(logits), logits)
+    (theirs,) = torch.autograd.grad(loss(logits), logits)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_class_weights_are_pytorchs():
+    frame = Frame((33, 33), (33, 33), Grid.CORNERS)
+    output = SegOutput(torch.randn(2, 3, 9, 9), None, None, None, frame)
+    label = torch.randint(0, 3, (2, 33, 33))
+    label[:, 5:9] = 255
+    weights = (0.5, 0.0, 3.0)
+    spec = LossSpec(class_weights=weights)
+    expected = F.cross_entropy(output.full_size(), label, torch.tensor(weights), ignore_index=255)
+    torch.testing.assert_close(loss_terms(output, label, spec)["fine"], expected)
+    with pytest.raises(HfgdError, match=r"class_weights has 2 weights for 3 classes"):
+        loss_terms(output, label, LossSpec(class_weights=(1, 2)))
 
 
 def test_a_batch_without_a_labelled_pixel_costs_nothing():

@@ -4,14 +4,15 @@
 logits of their own; ``car_c2c``, ``car_c2p``, ``car_intra``: see car.py.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from hfgd.car import car_terms
 from hfgd.data.classes import IGNORE
-from hfgd.geometry import Frame
+from hfgd.errors import HfgdError
 from hfgd.model.segmenter import SegOutput
 from hfgd.upsampled import cross_entropy_sum
 
@@ -23,6 +24,8 @@ class LossSpec(BaseModel):
 
     ``normalise``: 'valid' is the mean over labelled pixels (0 for a batch without any); 'all' is
     the authors', the sum over labelled pixels divided by the number of all pixels.
+    ``class_weights``: one for each class, in the cross-entropies; 'valid' is then the weighted mean,
+    as PyTorch's. ``hfgd data class-weights`` computes some.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,30 +35,42 @@ class LossSpec(BaseModel):
     aux: float = Field(0.4, ge=0)
     car: float = Field(1.0, ge=0)
     normalise: Normalise = "valid"
+    class_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = None
 
 
 def loss_terms(output: SegOutput, label: Tensor, spec: LossSpec) -> dict[str, Tensor]:
     """Weighted terms, each a scalar; their sum is the loss. ``label`` (B, H, W), 255 = ignore."""
-    frame, normalise = output.frame, spec.normalise
-    terms = {"fine": spec.fine * cross_entropy(output.logits, label, frame, normalise)}
-    if output.guide_logits is not None:
-        terms["guide"] = spec.guide * cross_entropy(output.guide_logits, label, frame, normalise)
-    if output.aux_logits is not None:
-        terms["aux"] = spec.aux * cross_entropy(output.aux_logits, label, frame, normalise)
+    weight = pixel_weights(label, output.logits.shape[1], spec)
+    counted = weight.sum() if spec.normalise == "valid" else weight.new_tensor(label.numel())
+    counted = counted.clamp(min=1e-6)  # a batch without a labelled pixel costs nothing
+    branches = {
+        "fine": (spec.fine, output.logits),
+        "guide": (spec.guide, output.guide_logits),
+        "aux": (spec.aux, output.aux_logits),
+    }
+    terms = {
+        name: factor * cross_entropy_sum(logits, label, weight, output.frame) / counted
+        for name, (factor, logits) in branches.items()
+        if logits is not None
+    }
     if output.regularised is not None and spec.car:
         size = (output.regularised.shape[-2], output.regularised.shape[-1])
-        coarse = frame.labels_at(label, size, IGNORE)
+        coarse = output.frame.labels_at(label, size, IGNORE)
         num_classes = output.logits.shape[1]
         for name, term in car_terms(output.regularised, coarse, num_classes).items():
             terms[f"car_{name}"] = spec.car * term
     return terms
 
 
-def cross_entropy(logits: Tensor, label: Tensor, frame: Frame, normalise: Normalise) -> Tensor:
-    """Cross-entropy at the label's size, in fp32.
-
-    ``logits`` (B, K, h, w) lie over the padded image; ``label`` (B, H, W), 255 = ignore.
-    """
-    weight = (label != IGNORE).float()
-    total = cross_entropy_sum(logits, label, weight, frame)
-    return total / (weight.sum().clamp(min=1) if normalise == "valid" else label.numel())
+def pixel_weights(label: Tensor, num_classes: int, spec: LossSpec) -> Tensor:
+    """What each pixel of ``label`` (B, H, W) counts in the cross-entropies: 0 where ignored."""
+    if spec.class_weights is None:
+        return (label != IGNORE).float()
+    if len(spec.class_weights) != num_classes:
+        raise HfgdError(
+            f"loss.class_weights has {len(spec.class_weights)} weights for {num_classes} classes; "
+            "give one for each, in the order of data.yaml."
+        )
+    table = torch.zeros(IGNORE + 1)
+    table[:num_classes] = torch.tensor(spec.class_weights)
+    return table.to(label.device)[label]

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from hfgd import upsampled
 from hfgd.data.classes import ClassSet
 from hfgd.data.draw import Prediction
 from hfgd.data.images import read_image
@@ -48,6 +49,10 @@ class SegOutput(NamedTuple):
     def full_size(self, branch: Branch = "fine") -> Tensor:
         """The logits of a branch at the image's own size: (B, K, H, W)."""
         return self.frame.restore(self.branch(branch))
+
+    def labels(self, branch: Branch = "fine") -> Tensor:
+        """The best class of every pixel: (B, H, W) uint8; full-size logits are never made."""
+        return upsampled.labels(self.branch(branch), self.frame)
 
 
 class Segmenter(nn.Module):
@@ -98,7 +103,6 @@ class Segmenter(nn.Module):
         pixels = read_image(image)
         x = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.hfgm.tokens.weight)
         was_training = self.training
-        logits = self.eval()(x / 255).full_size()
+        labels = self.eval()(x / 255).labels()[0].cpu().numpy()
         self.train(was_training)
-        labels = logits.argmax(1)[0].to("cpu", torch.uint8).numpy()
         return Prediction(pixels, labels, self.classes)

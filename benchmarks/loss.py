@@ -1,0 +1,109 @@
+"""Peak memory and time of cross-entropy and its gradient, from logits at stride 4.
+
+    python benchmarks/loss.py [--batch 4] [--size 513] [--device cuda]
+
+Each way runs in a process of its own. On a CPU the operating system counts its peak resident memory
+above what it held before the loss; on a GPU PyTorch's allocator does. Time: the best of three.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+
+from hfgd.data.classes import IGNORE
+from hfgd.geometry import Frame, Grid
+from hfgd.losses import LossSpec, loss_terms
+from hfgd.model.segmenter import SegOutput
+
+
+def ours(logits, label, frame):
+    return loss_terms(SegOutput(logits, None, None, None, frame), label, LossSpec())["fine"]
+
+
+def obvious(logits, label, frame):
+    return F.cross_entropy(frame.restore(logits), label, ignore_index=IGNORE)
+
+
+def mmseg(logits, label, frame):
+    """MMSegmentation 1.2: resize, cross-entropy of every pixel, mean; and the accuracy it logs."""
+    full = frame.restore(logits)
+    loss = F.cross_entropy(full, label, reduction="none", ignore_index=IGNORE).mean()
+    _, best = full.topk(1, dim=1)
+    correct = best.transpose(0, 1).eq(label[None].expand_as(best.transpose(0, 1)))
+    correct[:, label != IGNORE].float().sum().item()
+    return loss
+
+
+WAYS = {"obvious": obvious, "MMSegmentation's": mmseg, "ours": ours}
+
+
+def run(way, classes, batch, size, device):
+    torch.manual_seed(0)
+    frame = Frame((size, size), (size, size), Grid.CORNERS)
+    low = (size - 1) // 4 + 1
+    logits = torch.randn(batch, classes, low, low, device=device, requires_grad=True)
+    label = torch.randint(0, classes, (batch, size, size), device=device)
+    label[:, : size // 10] = IGNORE
+    tiny = Frame((33, 33), (33, 33), Grid.CORNERS)  # loads the code, warms the threads
+    WAYS[way](logits[:1, :, :9, :9], label[:1, :33, :33], tiny).backward()
+    logits.grad = None
+    seconds, before = [], peak(device)
+    for _ in range(3):
+        synchronise(device)
+        began = time.perf_counter()
+        WAYS[way](logits, label, frame).backward()
+        synchronise(device)
+        seconds.append(time.perf_counter() - began)
+        logits.grad = None
+    print(json.dumps({"bytes": peak(device) - before, "seconds": min(seconds)}))
+
+
+def synchronise(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak(device):
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--classes", type=int, nargs="+", default=[59, 150, 171])
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--size", type=int, default=513)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--way", choices=WAYS)
+    arguments = parser.parse_args()
+    if arguments.way:
+        run(arguments.way, arguments.classes[0], arguments.batch, arguments.size, arguments.device)
+        return
+    print("| classes | way | peak GB | share | seconds | ratio |")
+    print("| ---: | --- | ---: | ---: | ---: | ---: |")
+    common = ["--batch", str(arguments.batch), "--size", str(arguments.size)]
+    common += ["--device", arguments.device]
+    for classes in arguments.classes:
+        first = None
+        for way in WAYS:
+            command = [sys.executable, __file__, "--way", way, "--classes", str(classes), *common]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            result = json.loads(done.stdout)
+            first = first or result
+            print(
+                f"| {classes} | {way} | {result['bytes'] / 1e9:.2f} "
+                f"| {result['bytes'] / first['bytes']:.2f} | {result['seconds']:.3f} "
+                f"| {result['seconds'] / first['seconds']:.2f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
