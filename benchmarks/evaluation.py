@@ -15,10 +15,10 @@ import time
 import torch
 
 from hfgd.data.classes import ClassSet
-from hfgd.evaluation.evaluate import evaluating
 from hfgd.evaluation.inference import label_image
 from hfgd.evaluation.protocol import PROTOCOLS
 from hfgd.model import BackboneSpec, ModelSpec, build
+from hfgd.model.segmenter import evaluating
 
 WAYS = {
     "model alone": "the passes through the network, nothing kept",

@@ -7,7 +7,8 @@ import hfgd
 
 ROOT = Path(hfgd.__file__).parent
 ORDER = [
-    ["errors", "geometry", "files", "progress"],
+    ["errors", "geometry", "files", "processes"],
+    ["progress", "launch"],
     ["upsampled", "data"],
     ["model"],
     ["car"],

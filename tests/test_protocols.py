@@ -14,10 +14,11 @@ from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.errors import HfgdError
 from hfgd.evaluation.boundary import boundary_counts, boundary_pixels
 from hfgd.evaluation.compare import bootstrap, differences, telling_images, titles
-from hfgd.evaluation.evaluate import Tally, evaluating
+from hfgd.evaluation.evaluate import Tally
 from hfgd.evaluation.inference import label_image
 from hfgd.evaluation.protocol import MF_SCALES, PROTOCOLS, Protocol, find_protocol
 from hfgd.geometry import Frame, Grid
+from hfgd.model.segmenter import evaluating
 
 MF_SIDES = {  # recipe 8.6
     513: [257, 385, 513, 641, 769, 897],

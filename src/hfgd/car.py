@@ -3,14 +3,15 @@
 Three terms pull pixels to the centre of their class and push centres and pixels from the other
 classes. Followed to the letter of the authors' code: each loss is the square of a mean; ignored
 pixels are left out of the centres and of ``intra``, but not of ``c2p``; centres are summed over
-all images of the batch and over all processes.
+all images of the batch and over all processes, and so are the means that are squared: several processes
+give the loss and the gradients of one.
 """
 
 import torch
-import torch.distributed as dist
-import torch.distributed.nn.functional
 import torch.nn.functional as F
 from torch import Tensor
+
+from hfgd.processes import averaged, summed
 
 EPS = 1e-7
 
@@ -36,11 +37,7 @@ def car_terms(features: Tensor, label: Tensor, num_classes: int) -> dict[str, Te
 
 def class_centres(pixels: Tensor, members: Tensor) -> Tensor:
     """Mean feature of each class (K, C) over all processes; zero for an absent class."""
-    sums, counts = members.t() @ pixels, members.sum(0)
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        # this all_reduce has a gradient: it is summed over the processes as well
-        sums = torch.distributed.nn.functional.all_reduce(sums)  # type: ignore[no-untyped-call]
-        dist.all_reduce(counts)
+    sums, counts = summed(members.t() @ pixels), summed(members.sum(0))
     return sums / counts.clamp(min=1)[:, None]
 
 
@@ -66,10 +63,10 @@ def _inter_pixels(pixels: Tensor, members: Tensor, centres: Tensor) -> Tensor:
 
 def _excess(relation: Tensor, threshold: float) -> Tensor:
     hinge = torch.where(relation > threshold, relation - threshold, torch.zeros_like(relation))
-    return hinge.sum(1).clamp(EPS, 1 - EPS).mean().square()
+    return averaged(hinge.sum(1).clamp(EPS, 1 - EPS).mean()).square()
 
 
 def _intra(pixels: Tensor, members: Tensor, centres: Tensor) -> Tensor:
     """Distance of pixels to their own centre; ignored pixels count as zero."""
     distance = (members @ centres - pixels).abs() * members.sum(1, keepdim=True)
-    return distance.mean().square().clamp(min=1e-5)
+    return averaged(distance.mean()).square().clamp(min=1e-5)

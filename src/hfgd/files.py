@@ -1,5 +1,6 @@
 """Writing files so that a kill at any moment leaves either the old one or the new one."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +9,27 @@ from pathlib import Path
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` make a file beside ``path``, then put it in its place at once."""
     part = path.with_name(f".{path.name}.part")
-    write(part)
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        write(part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except Exception as error:
+        part.unlink(missing_ok=True)  # a full disk has room again
+        if is_disk_full(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a write failed for want of room: the disk, a quota, or the largest size of a file.
+
+    Libraries that write outside Python tell it in words only.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return any(f"(os error {code})" in str(error) for code in codes)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,6 +14,7 @@ from hfgd.car import car_terms
 from hfgd.data.classes import IGNORE
 from hfgd.errors import HfgdError
 from hfgd.model.segmenter import SegOutput
+from hfgd.processes import averaged
 from hfgd.upsampled import cross_entropy_sum
 
 Normalise = Literal["valid", "all"]
@@ -41,7 +42,10 @@ class LossSpec(BaseModel):
 def loss_terms(output: SegOutput, label: Tensor, spec: LossSpec) -> dict[str, Tensor]:
     """Weighted terms, each a scalar; their sum is the loss. ``label`` (B, H, W), 255 = ignore."""
     weight = pixel_weights(label, output.logits.shape[1], spec)
-    counted = weight.sum() if spec.normalise == "valid" else weight.new_tensor(label.numel())
+    # over all processes: the mean of their losses, and of their gradients, is then the whole batch's
+    counted = averaged(
+        weight.sum() if spec.normalise == "valid" else weight.new_tensor(label.numel())
+    )
     counted = counted.clamp(min=1e-6)  # a batch without a labelled pixel costs nothing
     branches = {
         "fine": (spec.fine, output.logits),
@@ -66,11 +70,16 @@ def pixel_weights(label: Tensor, num_classes: int, spec: LossSpec) -> Tensor:
     """What each pixel of ``label`` (B, H, W) counts in the cross-entropies: 0 where ignored."""
     if spec.class_weights is None:
         return (label != IGNORE).float()
-    if len(spec.class_weights) != num_classes:
+    check_class_weights(spec, num_classes)
+    table = torch.zeros(IGNORE + 1)
+    table[:num_classes] = torch.tensor(spec.class_weights)
+    return table.to(label.device)[label]
+
+
+def check_class_weights(spec: LossSpec, num_classes: int) -> None:
+    """Refuse class weights that are not one for each class."""
+    if spec.class_weights is not None and len(spec.class_weights) != num_classes:
         raise HfgdError(
             f"loss.class_weights has {len(spec.class_weights)} weights for {num_classes} classes; "
             "give one for each, in the order of data.yaml."
         )
-    table = torch.zeros(IGNORE + 1)
-    table[:num_classes] = torch.tensor(spec.class_weights)
-    return table.to(label.device)[label]

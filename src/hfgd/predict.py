@@ -15,11 +15,10 @@ from hfgd.data.draw import Prediction
 from hfgd.data.images import IMAGE_SUFFIXES, Pixels, read_image
 from hfgd.data.known.cityscapes import LABEL_IDS
 from hfgd.errors import HfgdError, unknown
-from hfgd.evaluation.evaluate import evaluating
 from hfgd.evaluation.inference import label_image
 from hfgd.evaluation.protocol import Protocol, find_protocol
 from hfgd.evaluation.run import pick_device
-from hfgd.model.segmenter import Segmenter
+from hfgd.model.segmenter import Segmenter, evaluating
 from hfgd.progress import Progress
 
 

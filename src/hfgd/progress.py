@@ -8,6 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
+from hfgd.processes import is_main
+
 PLAIN_EVERY = 30.0  # seconds between plain lines
 
 
@@ -21,7 +23,7 @@ class Progress:
         self.title, self.total, self.start = title, total, start
         self._began = self._spoke = time.monotonic()
         self._bar: RichProgress | None = None
-        if sys.stderr.isatty():
+        if is_main() and sys.stderr.isatty():
             from rich.console import Console
 
             self._bar = RichProgress(
@@ -60,6 +62,8 @@ class Progress:
             self._bar.update(self._task, total=self.total, completed=done, details=details)
             return
         now = time.monotonic()
+        if not is_main():
+            return
         if say or now - self._spoke >= PLAIN_EVERY or done >= self.total:
             self._spoke = now
             elapsed = now - self._began
@@ -70,8 +74,9 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """A line for whoever watches, on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    """A line for whoever watches, on stderr; one process of many says it."""
+    if is_main():
+        print(line, file=sys.stderr, flush=True)
 
 
 def format_duration(seconds: float) -> str:

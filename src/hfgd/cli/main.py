@@ -25,6 +25,10 @@ app.add_typer(data.app, name="data")
 
 Model = Annotated[str, typer.Argument(help="A run folder (its last model), or a model folder.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU where there is one.")]
+Devices = Annotated[
+    int, typer.Option(min=1, help="Processes on this machine: GPUs, or shares of the CPU.")
+]
+Nodes = Annotated[int, typer.Option(min=1, help="Machines; each runs the same command.")]
 DataYaml = Annotated[
     Path | None, typer.Option(help="A data.yaml that does not lie in the data folder.")
 ]
@@ -155,9 +159,23 @@ def train(
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME by default.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
+    init: Annotated[
+        str | None,
+        typer.Option(help="A trained model to start from; classes are matched by name."),
+    ] = None,
+    devices: Devices = 1,
+    nodes: Nodes = 1,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Bit for bit the same on the same machine.")
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Write where the time of a step goes into the run.")
+    ] = False,
     toy: Toy = False,
 ) -> None:
     """Train a recipe on data: a scored, shown model in a run folder."""
+    from hfgd.launch import launch, take_part
+    from hfgd.processes import is_main
     from hfgd.recipes import find_recipe, parse_overrides
     from hfgd.recipes import toy as as_toy
     from hfgd.training.fit import fit
@@ -168,11 +186,22 @@ def train(
     resolved = None
     if recipe is not None:
         resolved = as_toy(find_recipe(recipe)) if toy else find_recipe(recipe)
-        resolved = resolved.with_(**_with_data(parse_overrides(settings or []), data, data_yaml))
-    elif settings or data or data_yaml or not resume:
+        changes = _with_data(parse_overrides(settings or []), data, data_yaml)
+        changes |= {"train.init": init} if init else {}
+        changes |= {"train.deterministic": True} if deterministic else {}
+        resolved = resolved.with_(**changes)
+    elif settings or data or data_yaml or init or deterministic or not resume:
         raise HfgdError("train needs a recipe: a name from 'hfgd recipes', or a YAML file.")
+    together = take_part()
+    if together and out is None:
+        raise HfgdError("several processes need --out, so that they agree on the run folder.")
     folder = out or free_folder(resolved.name.replace("/", "-") if resolved else "run")
-    run = fit(resolved, folder, resume)
+    if devices * nodes > 1 and not together:
+        launch([*sys.argv[1:], *([] if out else ["--out", str(folder)])], devices, nodes)
+        return
+    run = fit(resolved, folder, resume, profile)
+    if not is_main():
+        return
     _show(run.report)
     print(f"\nrun folder: {run.folder.root}  (report.md, panels.png, curves.png, confusion.png)")
     print(f"next:       hfgd predict {run.folder.root} IMAGE_OR_FOLDER --out predictions")
@@ -206,9 +235,17 @@ def evaluate_(
         int | None, typer.Option(min=1, help="Only that many images, spread evenly.")
     ] = None,
     device: Device = None,
+    devices: Devices = 1,
+    nodes: Nodes = 1,
 ) -> None:
     """Score a model: a table per class, mIoU, mAcc, aAcc, report.json and report.md."""
     from hfgd.evaluation.run import evaluate_model
+    from hfgd.launch import launch, take_part
+    from hfgd.processes import is_main
+
+    if not take_part() and devices * nodes > 1:
+        launch(sys.argv[1:], devices, nodes)
+        return
 
     report, folder = evaluate_model(
         model,
@@ -224,6 +261,8 @@ def evaluate_(
         groups or (),
         limit,
     )
+    if not is_main():
+        return
     _show(report)
     print(f"\nreport: {folder}  (report.md, report.json, panels.png, worst.png, confusion.png)")
 

@@ -1,7 +1,6 @@
 """Running a model over a data set."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,19 +15,8 @@ from hfgd.evaluation.boundary import boundary_counts, boundary_pixels
 from hfgd.evaluation.inference import label_image
 from hfgd.evaluation.protocol import SINGLE_SCALE, Protocol
 from hfgd.evaluation.scores import ImageCounts, Scores, count_pairs
-from hfgd.model.segmenter import Branch, Segmenter
-
-
-@contextmanager
-def evaluating(model: Segmenter) -> Iterator[Segmenter]:
-    """The model in evaluation mode without gradients; afterwards in the mode it was in."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield model
-    finally:
-        model.train(was_training)
+from hfgd.model.segmenter import Branch, Segmenter, evaluating
+from hfgd.processes import joined
 
 
 def evaluate(
@@ -49,7 +37,7 @@ def evaluate(
     """
     check_classes(model, dataset)
     device = model.hfgm.tokens.weight.device
-    rank, world = process()
+    rank, world = joined()
     tally = Tally(len(model.classes), boundary).to(device)
     batches = EvalBatches(dataset, workers, rank, world)
     with evaluating(model):
@@ -59,13 +47,6 @@ def evaluate(
             if progress is not None:
                 progress(done, len(batches))
     return tally.scores(model.classes, len(dataset))
-
-
-def process() -> tuple[int, int]:
-    """This process's rank and the number of processes."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
 
 
 class Tally:
@@ -99,7 +80,7 @@ class Tally:
         """The scores over all processes; ``total`` images, in the data set's order."""
         matrix = self.matrix
         parts = [(self._images, self._boundary_counts)]
-        _, world = process()
+        _, world = joined()
         if world > 1:
             matrix = matrix.clone()
             dist.all_reduce(matrix)

@@ -7,13 +7,12 @@ from pathlib import Path
 import torch
 
 from hfgd.data.dataset import Part, Sample, SegDataset
-from hfgd.evaluation.evaluate import evaluating
 from hfgd.evaluation.inference import label_image
 from hfgd.evaluation.plots import PanelRow, class_bars, confusion, panels
 from hfgd.evaluation.protocol import SINGLE_SCALE, Protocol
 from hfgd.evaluation.report import WORST, percent, worst_images
 from hfgd.evaluation.scores import Scores
-from hfgd.model.segmenter import Branch, Segmenter
+from hfgd.model.segmenter import Branch, Segmenter, evaluating
 
 
 def draw_scores(scores: Scores, folder: Path) -> None:

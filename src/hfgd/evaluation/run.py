@@ -15,6 +15,7 @@ from hfgd.evaluation.pictures import draw_scores, predict_panels, worst_panels
 from hfgd.evaluation.protocol import find_protocol
 from hfgd.evaluation.report import Report
 from hfgd.model.segmenter import Branch
+from hfgd.processes import is_main, joining
 from hfgd.progress import Progress
 
 PANELS = 4
@@ -45,30 +46,40 @@ def evaluate_model(
     groups: Sequence[str] = (),
     limit: int | None = None,
 ) -> tuple[Report, Path]:
-    """Score the model at ``path``; returns the report and the folder it was written to."""
-    model = load_model(path, pick_device(device))
-    dataset = open_dataset(data, split, data_yaml, limit)
-    check_classes(model, dataset)
-    recipe = read_recipe(path)
-    chosen, name = find_protocol(protocol, recipe.augment.crop), recipe.name
-    grouped = parse_groups(groups, dataset.classes)
-    with Progress("scoring", len(dataset)) as progress:
-        scores = evaluate(
-            model,
-            dataset,
-            chosen,
-            branch=branch,
-            boundary=boundary,
-            workers=workers,
-            progress=lambda done, _: progress.update(done),
-        )
+    """Score the model at ``path``; returns the report and the folder it was written to.
+
+    Started as one of several processes it scores its share of the images, and the main one writes.
+    """
+    with joining(pick_device(device)) as place:
+        model = load_model(path, place)
+        dataset = open_dataset(data, split, data_yaml, limit)
+        check_classes(model, dataset)
+        recipe = read_recipe(path)
+        chosen, name = find_protocol(protocol, recipe.augment.crop), recipe.name
+        grouped = parse_groups(groups, dataset.classes)
+        with Progress("scoring", len(dataset)) as progress:
+
+            def tell(done: int, share: int) -> None:
+                progress.total = share  # this process's images
+                progress.update(done)
+
+            scores = evaluate(
+                model,
+                dataset,
+                chosen,
+                branch=branch,
+                boundary=boundary,
+                workers=workers,
+                progress=tell,
+            )
     facts = {"checkpoint": str(model_folder(path))}
     report = Report(name, dataset.title, len(dataset), scores, branch, chosen, facts, grouped)
     folder = out or Path(path) / f"eval-{dataset.title.replace('/', '-')}-{chosen.name}"
-    report.save(folder)
-    draw_scores(scores, folder)
-    predict_panels({name: model}, dataset, PANELS, folder / "panels.png", chosen, branch)
-    worst_panels(model, dataset, scores, folder / "worst.png", chosen, branch)
+    if is_main():
+        report.save(folder)
+        draw_scores(scores, folder)
+        predict_panels({name: model}, dataset, PANELS, folder / "panels.png", chosen, branch)
+        worst_panels(model, dataset, scores, folder / "worst.png", chosen, branch)
     return report, folder
 
 

@@ -3,6 +3,8 @@
 Every row of every table of the paper is an instance of this composition, never a subclass.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -92,7 +94,6 @@ class Segmenter(nn.Module):
         frame = self.backbone.frame(image)
         return SegOutput(logits, guide_logits, aux_logits, regularised, frame)
 
-    @torch.inference_mode()
     def predict(self, image: str | Path | Image.Image | np.ndarray) -> Prediction:
         """Label one image, whole and at its own size.
 
@@ -102,7 +103,19 @@ class Segmenter(nn.Module):
         """
         pixels = read_image(image)
         x = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.hfgm.tokens.weight)
-        was_training = self.training
-        labels = self.eval()(x / 255).labels()[0].cpu().numpy()
-        self.train(was_training)
+        with evaluating(self):
+            labels = self(x / 255).labels()[0].cpu().numpy()
         return Prediction(pixels, labels, self.classes)
+
+
+@contextmanager
+def evaluating(model: Segmenter) -> Iterator[Segmenter]:
+    """The model in evaluation mode without gradients; afterwards every part in the mode it was in."""
+    trained = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield model
+    finally:
+        for module in trained:  # one by one: parts that are kept in evaluation mode stay so
+            module.training = True

@@ -34,9 +34,12 @@ class DataSpec(Spec):
 
 
 class OptimSpec(Spec):
-    """The optimiser and its schedule: poly to 0, per iteration, no warm-up.
+    """The optimiser and its schedule: poly to 0, per iteration.
 
     ``weight_decay`` acts on weights only: never on biases, norms, relative position tables.
+    ``warmup``: iterations over which the rate rises linearly to the schedule's; the paper has none.
+    ``clip_norm``: the gradient's norm is cut to this. ``layer_decay``: the rate of each layer of the
+    backbone is this times the rate of the one above it (0.7 to 0.95 for Swin and ConvNeXt).
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -44,12 +47,24 @@ class OptimSpec(Spec):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
     power: float = Field(0.9, gt=0)
+    warmup: int = Field(0, ge=0)
+    clip_norm: float | None = Field(None, gt=0)
+    layer_decay: float | None = Field(None, gt=0, le=1)
 
 
 class TrainSpec(Spec):
-    """How long, on how much, how often looked at; ``batch_size`` is the one over all processes.
+    """How long, on how much, how often looked at, and on which terms.
 
-    ``channels_last``: keep weights and maps in the memory format that most convolutions are fastest in.
+    ``iterations``: optimiser steps. ``batch_size``: images of a step, over all processes and all of its
+    ``accumulate`` parts, which pass the network one after the other.
+    ``keep_every``: also keep the model of every so many iterations. ``loggers``: beside the CSV files.
+    ``init``: a trained model to start from; its class tokens are matched by class name.
+    ``freeze``: 'backbone' keeps its weights and its batch-norm statistics as they are; 'batch_norm' the
+    statistics of every batch norm. ``ema``: decay of a moving average of the weights, which is then the
+    model that is scored and saved. ``deterministic``: refuse operations that differ between runs.
+    ``compile``: torch.compile the network. ``channels_last``: the memory format that most convolutions
+    are fastest in. ``checkpoint_activations``: compute the backbone's activations again in the backward
+    pass rather than keep them.
     """
 
     iterations: int = Field(30_000, gt=0)
@@ -58,7 +73,16 @@ class TrainSpec(Spec):
     checkpoint_every: int = Field(1000, gt=0)
     log_every: int = Field(50, gt=0)
     workers: int = Field(2, ge=0)
+    accumulate: int = Field(1, gt=0)
+    keep_every: int | None = Field(None, gt=0)
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    init: str | None = None
+    freeze: tuple[Literal["backbone", "batch_norm"], ...] = ()
+    ema: float | None = Field(None, gt=0, lt=1)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    deterministic: bool = False
+    compile: bool = False
+    checkpoint_activations: bool = False
     channels_last: bool = False
     seed: int = Field(0, ge=0)
     panels: int = Field(4, ge=1)

@@ -1,16 +1,16 @@
-"""What happens beside the training steps: logs, validation, checkpoints, a graceful stop."""
+"""What happens after each training step: averages, logs, validation, checkpoints.
+
+With several processes all of them come here; one writes.
+"""
 
 import csv
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hfgd.checkpoint import save_model
 from hfgd.data.dataset import SegDataset
@@ -18,10 +18,13 @@ from hfgd.evaluation.evaluate import evaluate
 from hfgd.evaluation.report import percent
 from hfgd.evaluation.scores import Scores
 from hfgd.files import write_text, write_whole
+from hfgd.model.segmenter import Segmenter
+from hfgd.processes import any_process, averaged, is_main
 from hfgd.progress import Progress
 from hfgd.recipes.spec import Recipe
 from hfgd.training.module import LitSegmenter
 from hfgd.training.run_folder import RunFolder
+from hfgd.training.stop import Stop
 
 
 class CsvLog:
@@ -29,6 +32,8 @@ class CsvLog:
 
     def __init__(self, path: Path, start: int) -> None:
         self.path = path
+        if not is_main():
+            return
         kept = []
         if path.is_file():
             with path.open(newline="") as file:
@@ -40,6 +45,8 @@ class CsvLog:
 
     def add(self, iteration: int, values: dict[str, float]) -> None:
         """Append one row; the first one brings the header."""
+        if not is_main():
+            return
         with self.path.open("a", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             if self._empty:
@@ -48,32 +55,63 @@ class CsvLog:
             writer.writerow([iteration, *(f"{value:.6g}" for value in values.values())])
 
 
-class Stop:
-    """Whether somebody asked the run to stop (Ctrl-C); the second time it stops at once."""
+class AfterStep(L.Callback):
+    """Acts once after each optimiser step, however many parts its batch was passed in."""
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, start: int) -> None:
+        self._done = start
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take SIGINT while the block runs."""
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        """Call ``after_step`` when a step has been made."""
+        self.after_part(outputs)
+        if trainer.global_step != self._done:
+            self._done = trainer.global_step
+            assert isinstance(module, LitSegmenter)
+            self.after_step(trainer, module, trainer.global_step)
 
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self.requested:
-                raise KeyboardInterrupt
-            self.requested = True
+    def after_part(self, terms: dict[str, Tensor]) -> None:
+        """A part of a batch has passed; ``terms`` are its losses."""
 
-        before = signal.signal(signal.SIGINT, handle)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
+    def after_step(self, trainer: L.Trainer, module: LitSegmenter, done: int) -> None:
+        """Iteration ``done`` is complete."""
+        raise NotImplementedError
 
 
-class Logs(L.Callback):
-    """Losses by name: averaged, to CSV, TensorBoard and the progress line."""
+class Average(AfterStep):
+    """An exponential moving average of the weights, and of the batch norms' statistics."""
+
+    def __init__(self, network: Segmenter, decay: float, start: int) -> None:
+        super().__init__(start)
+        averaging = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self.model = AveragedModel(network, multi_avg_fn=averaging, use_buffers=True)
+
+    @property
+    def network(self) -> Segmenter:
+        """The network with the averaged weights."""
+        network = self.model.module
+        assert isinstance(network, Segmenter)
+        return network
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.model.to(module.device)
+
+    def after_step(self, trainer: L.Trainer, module: LitSegmenter, done: int) -> None:
+        self.model.update_parameters(module.network)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.model.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state)
+
+
+class Logs(AfterStep):
+    """Losses by name: averaged, to CSV, the loggers and the progress line."""
 
     def __init__(self, folder: RunFolder, recipe: Recipe, start: int, progress: Progress) -> None:
+        super().__init__(start)
         self.every = recipe.train.log_every
         self.csv = CsvLog(folder.train_csv, start)
         self.progress = progress
@@ -81,18 +119,18 @@ class Logs(L.Callback):
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, index: int
-    ) -> None:
-        """Add the terms up; every ``log_every`` iterations write their means."""
-        for name, value in outputs.items():
+    def after_part(self, terms: dict[str, Tensor]) -> None:
+        for name, value in terms.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
         self._count += 1
-        done = trainer.global_step
+
+    def after_step(self, trainer: L.Trainer, module: LitSegmenter, done: int) -> None:
+        """Every ``log_every`` iterations write the means."""
         say = done % self.every == 0 or done == trainer.max_steps
         if say:
-            means = {name: (total / self._count).item() for name, total in self._sums.items()}
-            lr = trainer.optimizers[0].param_groups[0]["lr"]
+            together = averaged(torch.stack(list(self._sums.values())) / self._count)
+            means = dict(zip(self._sums, together.tolist(), strict=True))
+            lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
             self.csv.add(done, {"lr": lr, **means})
             for logger in trainer.loggers:
                 logger.log_metrics({"lr": lr, **{f"train/{k}": v for k, v in means.items()}}, done)
@@ -106,13 +144,21 @@ class Logs(L.Callback):
         self.progress.update(done, f"{self.details}{self.miou_text}", say)
 
 
-class Validation(L.Callback):
+class Validation(AfterStep):
     """Scores on the validation split every N iterations; the best model is kept."""
 
     def __init__(
-        self, folder: RunFolder, recipe: Recipe, dataset: SegDataset, start: int, logs: Logs
+        self,
+        folder: RunFolder,
+        recipe: Recipe,
+        dataset: SegDataset,
+        start: int,
+        network: Segmenter,
+        logs: Logs,
     ) -> None:
+        super().__init__(start)
         self.folder, self.recipe, self.dataset, self.logs = folder, recipe, dataset, logs
+        self.network = network
         self.csv = CsvLog(folder.val_csv, start)
         self.best = float("-inf")
         self.best_iteration = 0
@@ -125,17 +171,13 @@ class Validation(L.Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best, self.best_iteration = state["best"], state["best_iteration"]
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, index: int
-    ) -> None:
+    def after_step(self, trainer: L.Trainer, module: LitSegmenter, done: int) -> None:
         """Validate when it is time."""
-        done = trainer.global_step
         if done % self.recipe.train.validate_every and done != trainer.max_steps:
             return
-        assert isinstance(module, LitSegmenter)
         with trainer.precision_plugin.forward_context():
             scores = evaluate(
-                module.network,
+                self.network,
                 self.dataset,
                 branch=self.recipe.branch,
                 workers=self.recipe.train.workers,
@@ -147,37 +189,44 @@ class Validation(L.Callback):
         if scores.miou > self.best:
             self.best, self.best_iteration = scores.miou, done
             facts = {"iteration": done, **scores.summary()}
-            save_model(module.network, self.recipe, self.folder.best, facts)
+            if is_main():
+                save_model(self.network, self.recipe, self.folder.best, facts)
         self.logs.miou_text = (
             f" · mIoU {percent(scores.miou)} (best {percent(self.best)} at {self.best_iteration})"
         )
         self.logs.show(done, say=True)
 
 
-class Checkpoints(L.Callback):
+class Checkpoints(AfterStep):
     """The state to resume from, and the model as it is, every N iterations and when asked to stop.
 
     Comes after Validation in the list of callbacks, so that what it saves includes the best score.
     """
 
     def __init__(
-        self, folder: RunFolder, recipe: Recipe, validation: Validation, stop: Stop
+        self, folder: RunFolder, recipe: Recipe, start: int, validation: Validation, stop: Stop
     ) -> None:
+        super().__init__(start)
         self.folder, self.recipe, self.validation, self.stop = folder, recipe, validation, stop
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, index: int
-    ) -> None:
-        """Save when it is time; end the run where a stop was asked for."""
-        done = trainer.global_step
-        due = done % self.recipe.train.checkpoint_every == 0 or done == trainer.max_steps
-        if not (due or self.stop.requested):
+    def after_step(self, trainer: L.Trainer, module: LitSegmenter, done: int) -> None:
+        """Save when it is time; end the run where a stop was asked for, in any process."""
+        settings = self.recipe.train
+        stopping = any_process(self.stop.requested is not None, module.device)
+        due = done % settings.checkpoint_every == 0 or done == trainer.max_steps
+        if settings.keep_every and done % settings.keep_every == 0 and is_main():
+            self._save_model(self.folder.kept(done), done)
+        if not (due or stopping):
             return
-        assert isinstance(module, LitSegmenter)
+        if is_main():
+            self._save_model(self.folder.last, done)
+            write_whole(self.folder.state, trainer.save_checkpoint)
+        else:
+            trainer.save_checkpoint(self.folder.state)  # takes part and writes nothing
+        trainer.should_stop |= stopping
+
+    def _save_model(self, folder: Path, done: int) -> None:
         facts: dict[str, Any] = {"iteration": done}
         if self.validation.latest is not None and self.validation.latest_iteration == done:
             facts |= self.validation.latest.summary()
-        save_model(module.network, self.recipe, self.folder.last, facts)
-        write_whole(self.folder.state, trainer.save_checkpoint)
-        if self.stop.requested:
-            trainer.should_stop = True
+        save_model(self.validation.network, self.recipe, folder, facts)

@@ -1,38 +1,43 @@
 """``fit``: one training run from a recipe to a run folder with a scored, shown model."""
 
 import logging
+import os
+import signal
 import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.strategies import DDPStrategy
 
 from hfgd.data.dataset import SegDataset
 from hfgd.data.loader import TrainBatches, TrainStream
 from hfgd.data.open import open_dataset
 from hfgd.data.transforms import Augment
-from hfgd.errors import HfgdError, TrainingStopped
+from hfgd.errors import HfgdError
 from hfgd.evaluation.evaluate import evaluate
 from hfgd.evaluation.pictures import draw_scores, predict_panels
 from hfgd.evaluation.plots import curves
 from hfgd.evaluation.report import Report
 from hfgd.evaluation.scores import Scores
+from hfgd.losses import check_class_weights
 from hfgd.model.build import build
 from hfgd.model.segmenter import Segmenter
+from hfgd.processes import is_main, launched
 from hfgd.progress import Progress, format_duration
-from hfgd.recipes.spec import Recipe
-from hfgd.training.callbacks import Checkpoints, Logs, Stop, Validation
-from hfgd.training.module import LitSegmenter, NonFiniteLossError
+from hfgd.recipes.spec import Recipe, TrainSpec
+from hfgd.training.callbacks import Average, Checkpoints, Logs, Validation
+from hfgd.training.failures import explained, read_iteration
+from hfgd.training.finetune import start_from
+from hfgd.training.module import LitSegmenter, with_synchronised_norms
+from hfgd.training.profile import Profile
 from hfgd.training.run_folder import RunFolder
-
-
-class Interrupted(TrainingStopped):
-    """Stopped by Ctrl-C with everything saved."""
-
-    exit_code = 130
+from hfgd.training.stop import Interrupted, Stop, Terminated
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,13 @@ class Run:
     report: Report
 
 
-def fit(recipe: Recipe | None, out: Path, resume: bool = False) -> Run:
+def fit(recipe: Recipe | None, out: Path, resume: bool = False, profile: bool = False) -> Run:
     """Train, validate, score and draw; everything lands in ``out``.
 
-    ``resume`` goes on with the run in ``out`` and needs no recipe. Raises HfgdError for bad input,
-    TrainingStopped where the run cannot go on, Interrupted for Ctrl-C; what was saved stays good.
+    ``resume`` goes on with the run in ``out`` and needs no recipe. ``profile``: see Profile. Started as
+    one of several processes it trains together with them, and the main one writes. Raises HfgdError
+    for bad input, TrainingStopped where the run cannot go on, Interrupted and Terminated for Ctrl-C
+    and SIGTERM; what was saved stays good.
     """
     folder = RunFolder(out)
     if resume:
@@ -56,17 +63,18 @@ def fit(recipe: Recipe | None, out: Path, resume: bool = False) -> Run:
     if recipe is None:
         raise HfgdError("a new run needs a recipe; 'hfgd recipes' lists the named ones.")
     train_set, val_set = _open(recipe)
-    start = _iteration(folder.state) if resume else 0
+    check_class_weights(recipe.loss, len(train_set.classes))
+    start = read_iteration(folder.state) if resume else 0
     torch.manual_seed(recipe.train.seed)
     # a run that goes on has its weights in its state: nothing is fetched or read a second time
     spec = recipe.model.with_backbone(pretrained=False) if start else recipe.model
     network = build(spec, train_set.classes)
-    if recipe.train.channels_last:
-        network = network.to(memory_format=torch.channels_last)
+    if recipe.train.init is not None and not start:
+        start_from(network, recipe, recipe.train.init)
     if not resume:
         folder.start(recipe)
     began = time.monotonic()
-    network, latest = _train(network, recipe, folder, train_set, val_set, start)
+    network, latest = _train(network, recipe, folder, train_set, val_set, start, profile)
     scores = latest or evaluate(
         network, val_set, branch=recipe.branch, workers=recipe.train.workers
     )
@@ -76,7 +84,11 @@ def fit(recipe: Recipe | None, out: Path, resume: bool = False) -> Run:
         "training time": f"{format_duration(time.monotonic() - began)}"
         + (f" (since iteration {start})" if start else ""),
     }
+    if launched()[1] > 1:
+        facts["processes"] = str(launched()[1])
     report = Report(recipe.name, val_set.title, len(val_set), scores, recipe.branch, facts=facts)
+    if not is_main():
+        return Run(folder, network, report)
     report.save(out)
     draw_scores(scores, out)
     curves(folder.train_csv, folder.val_csv, out / "curves.png")
@@ -103,27 +115,37 @@ def _train(
     train_set: SegDataset,
     val_set: SegDataset,
     start: int,
+    profile: bool,
 ) -> tuple[Segmenter, Scores | None]:
-    """The trained network on the device it was trained on, and its scores if just taken."""
+    """The trained network, or the average of its weights, and its scores if just taken."""
     settings = recipe.train
+    rank, world = launched()
+    share = _share(settings, world)
     augment = Augment(recipe.augment, network.backbone.mean, network.backbone.grid)
     stream = TrainStream(train_set, augment, settings.seed)
-    batches = TrainBatches(stream, settings.batch_size, start, settings.workers, rank=0, world=1)
+    first = start * settings.accumulate
+    batches = TrainBatches(stream, share, first, settings.workers, rank, world)
     _quieten()
     stop = Stop()
+    if world > 1 and torch.cuda.is_available():
+        network = with_synchronised_norms(network)
     module = LitSegmenter(network, recipe)
+    average = None if settings.ema is None else Average(network, settings.ema, start)
+    answer = network if average is None else average.network
     with Progress("training", settings.iterations, start) as progress, stop.listening():
         logs = Logs(folder, recipe, start, progress)
-        validation = Validation(folder, recipe, val_set, start, logs)
-        checkpoints = Checkpoints(folder, recipe, validation, stop)
+        validation = Validation(folder, recipe, val_set, start, answer, logs)
+        checkpoints = Checkpoints(folder, recipe, start, validation, stop)
+        callbacks = [stop, *([average] if average else []), logs, validation, checkpoints]
+        if profile:
+            callbacks.insert(0, Profile(folder.root))
         trainer = L.Trainer(
-            accelerator="auto",
-            devices=1,
-            precision=settings.precision,
+            **_engine(settings, world),
+            gradient_clip_val=recipe.optim.clip_norm,
             max_steps=settings.iterations,
             max_epochs=-1,
-            logger=TensorBoardLogger(folder.logs, name="", version="tensorboard"),
-            callbacks=[logs, validation, checkpoints],
+            logger=_loggers(settings, recipe.name, folder) if is_main() else False,
+            callbacks=callbacks,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -132,44 +154,72 @@ def _train(
             use_distributed_sampler=False,
         )
         state = str(folder.state) if start else None
-        try:
+        with explained(folder):
             trainer.fit(module, batches, ckpt_path=state, weights_only=True)
-        except NonFiniteLossError as error:
-            raise TrainingStopped(f"{error}; {_last_good(folder)}") from error
     if trainer.global_step < settings.iterations:
-        raise Interrupted(
+        kind = Terminated if stop.requested == signal.SIGTERM else Interrupted
+        raise kind(
             f"stopped at iteration {trainer.global_step} of {settings.iterations}, all is saved; "
             f"go on with: hfgd train --resume --out {folder.root}"
         )
     fresh = validation.latest_iteration == settings.iterations
-    return module.network, validation.latest if fresh else None
+    return answer, validation.latest if fresh else None
 
 
-def _last_good(folder: RunFolder) -> str:
-    if not folder.state.is_file():
-        return "no checkpoint had been written yet; a smaller optim.lr is the usual remedy."
-    return (
-        f"the last good checkpoint is {folder.state} (iteration {_iteration(folder.state)}); "
-        "a smaller optim.lr is the usual remedy."
-    )
-
-
-def _iteration(state: Path) -> int:
-    """The iteration a saved state belongs to; 0 where there is none yet."""
-    if not state.is_file():
-        return 0
-    try:
-        content = torch.load(state, map_location="cpu", weights_only=True, mmap=True)
-        return int(content["global_step"])
-    except Exception as error:  # torch raises many kinds for a damaged file
+def _share(settings: TrainSpec, world: int) -> int:
+    """Images that one process passes at once."""
+    parts = world * settings.accumulate
+    share, rest = divmod(settings.batch_size, parts)
+    if rest:
         raise HfgdError(
-            f"'{state}' is damaged and cannot be resumed from ({type(error).__name__}); "
-            "start a new run, or fine-tune from the model in last/."
-        ) from error
+            f"train.batch_size {settings.batch_size} is the batch over all processes and cannot be "
+            f"split over {world} processes with train.accumulate {settings.accumulate}; "
+            f"choose a multiple of {parts}."
+        )
+    return share
+
+
+def _engine(settings: TrainSpec, world: int) -> dict[str, Any]:
+    """What Lightning is told of machine, precision and processes."""
+    engine: dict[str, Any] = {
+        "accelerator": "auto",
+        "devices": 1,
+        "precision": settings.precision,
+        "accumulate_grad_batches": settings.accumulate,
+        "deterministic": settings.deterministic,
+    }
+    if world > 1:
+        local = int(
+            os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", world))
+        )
+        engine |= {
+            "devices": local,
+            "num_nodes": world // local,
+            # every parameter of every composition takes part in every loss
+            "strategy": DDPStrategy(
+                cluster_environment=TorchElasticEnvironment(), gradient_as_bucket_view=True
+            ),
+        }
+    return engine
+
+
+def _loggers(settings: TrainSpec, name: str, folder: RunFolder) -> list[Logger]:
+    loggers: list[Logger] = []
+    if "tensorboard" in settings.loggers:
+        loggers.append(TensorBoardLogger(folder.logs, name="", version="tensorboard"))
+    if "wandb" in settings.loggers:
+        try:
+            loggers.append(WandbLogger(name=name, project="hfgd", save_dir=folder.logs))
+        except ModuleNotFoundError as error:
+            raise HfgdError(
+                "train.loggers names wandb, which is not installed: pip install wandb, or leave it out."
+            ) from error
+    return loggers
 
 
 def _quieten() -> None:
     """Lightning's own chatter says nothing that our lines do not."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for pattern in (".*does not have many workers.*", ".*weights_only.*", ".*LeafSpec.*"):
         warnings.filterwarnings("ignore", pattern)

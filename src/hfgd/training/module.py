@@ -1,18 +1,21 @@
 """The Lightning module: thin; it holds a network and is not one."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor
+from timm.layers.norm_act import convert_sync_batchnorm
+from torch import Tensor, nn
 
 from hfgd.data.dataset import Batch
 from hfgd.errors import HfgdError
 from hfgd.losses import loss_terms
 from hfgd.model.segmenter import Segmenter
+from hfgd.processes import any_process
 from hfgd.recipes.spec import Recipe
-from hfgd.training.optim import make_optimiser, poly_schedule
+from hfgd.training.optim import layer_scales, make_optimiser, poly_schedule
 
 STEP = 2  # keeps this stream of random numbers apart from the loader's
 
@@ -24,7 +27,7 @@ class NonFiniteLossError(HfgdError):
         values = ", ".join(f"{name} {term.item():.4g}" for name, term in terms.items())
         super().__init__(
             f"the loss is not finite at iteration {iteration} ({values}); "
-            f"the images of its batch: {', '.join(names)}"
+            f"the images of its batch: {', '.join(names)}; a smaller optim.lr is the usual remedy."
         )
 
 
@@ -33,30 +36,101 @@ class LitSegmenter(L.LightningModule):
 
     def __init__(self, network: Segmenter, recipe: Recipe) -> None:
         super().__init__()
-        self.network = network
+        self.network = prepared(network, recipe)
         self.recipe = recipe
+        # the compiled function is no module: names in the state stay what they are
+        self.run = torch.compile(network.forward) if recipe.train.compile else network
+        self.mark: Callable[[str], None] = lambda phase: None  # a profile listens here
+        self._resting = resting_modules(network, recipe)
+        self._norms = [
+            (module, module.momentum)
+            for module in network.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        ]
+
+    def on_train_start(self) -> None:
+        """Put what does not learn into evaluation mode, so that its statistics stay."""
+        for module in self._resting:
+            module.eval()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make dropout and drop path a pure function of (seed, iteration, process), so that a
+        """Make dropout and drop path a pure function of (seed, iteration, part, process), so that a
         resumed run draws what an undisturbed one would have drawn."""
-        entropy = [self.recipe.train.seed, STEP, self.global_step, self.global_rank]
+        settings = self.recipe.train
+        part = batch_idx % settings.accumulate
+        entropy = [settings.seed, STEP, self.global_step, self.global_rank, part]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The loss, and every term of it under its name."""
-        output = self.network(batch.image)
+        output = self.run(batch.image)
+        self.mark("forward")
         terms = loss_terms(output, batch.label, self.recipe.loss)
         loss = torch.stack(list(terms.values())).sum()
-        if not torch.isfinite(loss):
+        finite = bool(torch.isfinite(loss))
+        if any_process(not finite, loss.device):
+            if finite:
+                raise HfgdError("the loss is not finite in another process.")
             raise NonFiniteLossError(self.global_step + 1, batch.names, terms)
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Activations that are computed again must not count in the statistics again."""
+        if self.recipe.train.checkpoint_activations:
+            for module, _ in self._norms:
+                module.momentum = 0.0
+
+    def on_after_backward(self) -> None:
+        """Let the statistics move again."""
+        if self.recipe.train.checkpoint_activations:
+            for module, momentum in self._norms:
+                module.momentum = momentum
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser under the poly schedule, stepped every iteration."""
         optim = self.recipe.optim
-        optimiser = make_optimiser(self.network, optim)
-        schedule = poly_schedule(optimiser, self.recipe.train.iterations, optim.power)
+        scales = {}
+        if optim.layer_decay is not None:
+            scales = layer_scales(self.network, self.recipe.model.backbone, optim.layer_decay)
+        optimiser = make_optimiser(self.network, optim, scales)
+        iterations = self.recipe.train.iterations
+        schedule = poly_schedule(optimiser, iterations, optim.power, optim.warmup)
         return {
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def prepared(network: Segmenter, recipe: Recipe) -> Segmenter:
+    """The network as the recipe wants it trained; raises HfgdError for what it cannot do."""
+    settings = recipe.train
+    if settings.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    if "backbone" in settings.freeze:
+        network.backbone.requires_grad_(False)
+    if settings.checkpoint_activations:
+        try:
+            network.backbone.net.set_grad_checkpointing(True)  # type: ignore[operator]
+        except (AttributeError, AssertionError) as error:
+            raise HfgdError(
+                f"timm cannot compute the activations of '{recipe.model.backbone.name}' again; "
+                "leave train.checkpoint_activations out for it."
+            ) from error
+    return network
+
+
+def resting_modules(network: Segmenter, recipe: Recipe) -> list[nn.Module]:
+    """What stays in evaluation mode while the rest is trained."""
+    resting: list[nn.Module] = []
+    if "backbone" in recipe.train.freeze:
+        resting += network.backbone.modules()
+    if "batch_norm" in recipe.train.freeze:
+        norms = nn.modules.batchnorm._BatchNorm
+        resting += [module for module in network.modules() if isinstance(module, norms)]
+    return resting
+
+
+def with_synchronised_norms(network: Segmenter) -> Segmenter:
+    """Batch norms that take their statistics over all processes (timm's keep their activations)."""
+    converted: Segmenter = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    return converted

@@ -1,33 +1,76 @@
 """Optimiser and schedule (paper §4)."""
 
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import timm
 import torch
+from timm.models import group_parameters
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from hfgd.errors import HfgdError
+from hfgd.model.segmenter import Segmenter
+from hfgd.model.spec import BackboneSpec
 from hfgd.recipes.spec import OptimSpec
 
 NO_DECAY = ("relative_position_bias_table", "absolute_pos_embed", "pos_embed")
 
 
-def make_optimiser(model: nn.Module, spec: OptimSpec) -> Optimizer:
-    """SGD or AdamW; weight decay on weights only, never on biases, norms, position tables."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+def make_optimiser(
+    model: nn.Module, spec: OptimSpec, scales: Mapping[str, float] | None = None
+) -> Optimizer:
+    """SGD or AdamW; weight decay on weights only, never on biases, norms, position tables.
+
+    ``scales``: factors on the learning rate by parameter name, 1 without one; see ``layer_scales``.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        is_weight = parameter.ndim > 1 and not name.endswith(NO_DECAY)
-        (decayed if is_weight else plain).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": spec.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        if parameter.requires_grad:
+            is_weight = parameter.ndim > 1 and not name.endswith(NO_DECAY)
+            decay = spec.weight_decay if is_weight else 0.0
+            groups[decay, (scales or {}).get(name, 1.0)].append(parameter)
+    listed = [
+        {"params": members, "weight_decay": decay, "lr": spec.lr * scale}
+        for (decay, scale), members in sorted(groups.items(), key=lambda item: item[0][::-1])[::-1]
     ]
     if spec.name == "sgd":
-        return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum)
-    return torch.optim.AdamW(groups, lr=spec.lr, betas=(0.9, 0.999))
+        return torch.optim.SGD(listed, lr=spec.lr, momentum=spec.momentum)
+    return torch.optim.AdamW(listed, lr=spec.lr, betas=(0.9, 0.999))
 
 
-def poly_schedule(optimiser: Optimizer, iterations: int, power: float) -> LambdaLR:
-    """lr · (1 − t / T)^power for t = 0 … T, per iteration, down to 0."""
-    return LambdaLR(optimiser, lambda t: max(0.0, 1 - t / iterations) ** power)
+def layer_scales(model: Segmenter, backbone: BackboneSpec, decay: float) -> dict[str, float]:
+    """Layer-wise learning-rate decay: factors of the backbone's parameters by name in ``model``.
+
+    Layers are timm's own groups of this network, its classifier the top one: the last layer before
+    it gets ``decay``, the one below ``decay``², and so on. Raises HfgdError where timm knows none.
+    """
+    with torch.device("meta"):
+        whole: Any = timm.create_model(backbone.name, **backbone.options)
+    if not hasattr(whole, "group_matcher"):
+        raise HfgdError(
+            f"timm knows no layers of '{backbone.name}'; leave optim.layer_decay out for it."
+        )
+    layers = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
+    # the pyramid joins the first names of a path by '_' ('stages_0.blocks'), the whole network by '.'
+    layer_of = {name.replace(".", "_"): layer for name, layer in layers.items()}
+    top = max(layer_of.values())
+    return {
+        f"backbone.net.{name}": decay ** (top - layer_of[name.replace(".", "_")])
+        for name, _ in model.backbone.net.named_parameters()
+    }
+
+
+def poly_schedule(optimiser: Optimizer, iterations: int, power: float, warmup: int = 0) -> LambdaLR:
+    """lr · (1 − t / T)^power for t = 0 … T, per iteration, down to 0.
+
+    The first ``warmup`` iterations are scaled by (t + 1) / warmup.
+    """
+
+    def factor(t: int) -> float:
+        rising = min(1.0, (t + 1) / warmup) if warmup else 1.0
+        return float(rising * max(0.0, 1 - t / iterations) ** power)
+
+    return LambdaLR(optimiser, factor)

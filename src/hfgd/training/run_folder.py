@@ -13,6 +13,7 @@ import torch
 from hfgd import __version__
 from hfgd.errors import HfgdError
 from hfgd.files import write_text
+from hfgd.processes import is_main, launched
 from hfgd.recipes.spec import Recipe, check_recipe, first_difference, read_recipe_yaml
 
 
@@ -30,8 +31,14 @@ class RunFolder:
         self.last = root / "last"
         self.best = root / "best"
 
+    def kept(self, iteration: int) -> Path:
+        """The model of one iteration, kept for good."""
+        return self.root / "kept" / f"{iteration:07d}"
+
     def start(self, recipe: Recipe) -> None:
-        """Begin a new run here; a folder that holds one is refused."""
+        """Begin a new run here; a folder that holds one is refused. One process of many does it."""
+        if not is_main():
+            return
         if self.recipe.exists():
             raise HfgdError(
                 f"'{self.root}' already holds a run; go on with --resume, or choose another --out."
@@ -74,6 +81,7 @@ def environment(arguments: Sequence[str] | None = None) -> dict[str, object]:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": launched()[1],
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "packages": {"hfgd": __version__, **{name: version(name) for name in packages}},
     }

@@ -1,0 +1,84 @@
+"""Starting a command as many processes: PyTorch's own launcher, or SLURM's srun from outside."""
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Sequence
+
+from hfgd.errors import HfgdError
+from hfgd.processes import launched
+
+
+class Ended(HfgdError):
+    """The processes have ended, not all of them well; they have said why themselves."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def take_part() -> bool:
+    """Whether this process is one of several that were started together (torchrun, srun).
+
+    What SLURM says in its own variables is put into the ones that PyTorch reads.
+    """
+    if "RANK" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+        slurm = SLURMEnvironment()
+        os.environ |= {
+            "RANK": os.environ["SLURM_PROCID"],
+            "WORLD_SIZE": os.environ["SLURM_STEP_NUM_TASKS"],
+            "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+            "MASTER_ADDR": slurm.main_address,
+            "MASTER_PORT": str(slurm.main_port),
+        }
+    return launched()[1] > 1
+
+
+def launch(arguments: Sequence[str], devices: int, nodes: int) -> None:
+    """Run ``hfgd ARGUMENTS`` as ``devices`` processes on this machine, of ``nodes`` machines.
+
+    Several machines meet at MASTER_ADDR (and MASTER_PORT, 29500 without it), and NODE_RANK says
+    which one this is. Returns when all have ended well; raises Ended otherwise.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    if nodes > 1 and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
+        raise HfgdError(
+            "several machines need to find each other: set MASTER_ADDR (a name of the first one) and "
+            "NODE_RANK (0, 1, …) on each, or start the command by torchrun or srun."
+        )
+    port = os.environ.get("MASTER_PORT", "29500")
+    where = f"{os.environ['MASTER_ADDR']}:{port}" if nodes > 1 else "localhost:0"
+    config = LaunchConfig(
+        min_nodes=nodes,
+        max_nodes=nodes,
+        nproc_per_node=devices,
+        run_id="hfgd" if nodes > 1 else str(uuid.uuid4()),
+        rdzv_backend="static" if nodes > 1 else "c10d",
+        rdzv_endpoint=where,
+        rdzv_configs={"rank": int(os.environ["NODE_RANK"])} if nodes > 1 else {},
+        max_restarts=0,
+    )
+    # it reports on its children by itself; we say it in a sentence
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # as torchrun does, but with the cores shared out
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    try:
+        elastic_launch(config, sys.executable)("-m", "hfgd", *arguments)
+    except SignalException as error:
+        name = signal.Signals(error.sigval).name
+        raise Ended(f"stopped by {name}.", 128 + error.sigval) from error
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        code = failure.exitcode
+        how = f"with exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+        raise Ended(
+            f"process {rank} of {devices * nodes} ended {how}, and the others were stopped.",
+            code if code > 0 else 128 - code,
+        ) from error

@@ -1,0 +1,76 @@
+"""Whatever ends a run before its time, as one sentence that names the last good checkpoint."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from hfgd.errors import HfgdError, TrainingStopped
+from hfgd.files import is_disk_full
+from hfgd.processes import launched
+from hfgd.training.run_folder import RunFolder
+
+
+@contextmanager
+def explained(folder: RunFolder) -> Iterator[None]:
+    """Turn what can happen to a good program into TrainingStopped; our mistakes stay as they are."""
+    try:
+        yield
+    except TrainingStopped:
+        raise
+    except Exception as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        raise TrainingStopped(f"{reason.rstrip('.')}; {_last_good(folder)}") from error
+
+
+def _reason(error: Exception) -> str | None:
+    text = str(error)
+    if isinstance(error, HfgdError):
+        return text
+    if is_disk_full(error):
+        name = getattr(error, "filename", None) or "the run folder"
+        return f"the disk is full while writing '{name}': make room"
+    if isinstance(error, OSError):
+        return f"reading or writing failed ({error})"
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "the GPU's memory is full: try train.precision=bf16-mixed, a larger train.accumulate, "
+            "train.checkpoint_activations=true, or a smaller crop"
+        )
+    if "DataLoader worker" in text:
+        return "a process that loads images died, often for want of memory: try a smaller train.workers"
+    if launched()[1] > 1 and isinstance(error, RuntimeError) and _lost(error):
+        return "another process of this run ended or cannot be reached"
+    return None
+
+
+def _lost(error: RuntimeError) -> bool:
+    """Whether a collective failed because of another process."""
+    words = ("onnection", "gloo", "NCCL", "peer", "imed out", "Timeout")
+    return isinstance(error, torch.distributed.DistError) or any(w in str(error) for w in words)
+
+
+def _last_good(folder: RunFolder) -> str:
+    if not folder.state.is_file():
+        return "no checkpoint had been written yet."
+    return (
+        f"the last good checkpoint is {folder.state} (iteration {read_iteration(folder.state)}): "
+        f"go on with: hfgd train --resume --out {folder.root}"
+    )
+
+
+def read_iteration(state: Path) -> int:
+    """The iteration a saved state belongs to; 0 where there is none yet."""
+    if not state.is_file():
+        return 0
+    try:
+        content = torch.load(state, map_location="cpu", weights_only=True, mmap=True)
+        return int(content["global_step"])
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise HfgdError(
+            f"'{state}' is damaged and cannot be resumed from ({type(error).__name__}); "
+            "start a new run, or fine-tune from the model in last/ with train.init."
+        ) from error
