@@ -1,15 +1,21 @@
 """Toy backbones, a tiny data folder, and the real data where HFGD_SHARED points to some."""
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from hfgd.data.classes import ClassSet
 from hfgd.model import BackboneSpec, ModelSpec, Segmenter, build
+from hfgd.model.hfgm import GUIDANCE
+from hfgd.recipes.spec import Recipe
 
 # a second of each: corners, cells, and cells with NHWC maps
 TOYS = {
@@ -63,3 +69,53 @@ def shared() -> Path:
     if not path or not Path(path).is_dir():
         pytest.skip("HFGD_SHARED names no folder with real data")
     return Path(path)
+
+
+def recipe(folder, **changes) -> Recipe:
+    """Eight iterations of a toy HFGD on the tiny folder."""
+    model = ModelSpec(
+        backbone=TOYS["test_resnet"],
+        encoder="cae",
+        upsampler="u_sfpn",
+        width=16,
+        guidance=GUIDANCE,
+        axial_attention=True,
+    )
+    short = {
+        "data.location": str(folder),
+        "augment.crop": [33, 33],
+        "train.iterations": 8,
+        "train.batch_size": 2,
+        "train.validate_every": 4,
+        "train.checkpoint_every": 2,
+        "train.log_every": 1,
+        "train.workers": 0,
+        "train.panels": 1,
+    }
+    return Recipe(name="toy", model=model).with_(**{**short, **changes})
+
+
+def weights(out):
+    return load_file(out / "last" / "model.safetensors")
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def start_training(path, out):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "hfgd", "train", str(path), "--out", str(out)]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_iteration(process, out, iteration):
+    deadline = time.monotonic() + 120
+    log = out / "logs" / "train.csv"
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.is_file() and len(log.read_text().splitlines()) > iteration:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"the run ended or hung before iteration {iteration}")

@@ -1,18 +1,13 @@
 """Training runs: they learn, they resume bit for bit, they stop in a sentence."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
 
-from conftest import TOYS
+from conftest import TOYS, recipe, same, start_training, wait_for_iteration, weights
 from hfgd.checkpoint import load_model
 from hfgd.data.classes import ClassSet
 from hfgd.data.dataset import Sample
@@ -21,42 +16,9 @@ from hfgd.errors import HfgdError, TrainingStopped
 from hfgd.evaluation.evaluate import evaluate
 from hfgd.losses import LossSpec, loss_terms
 from hfgd.model import ModelSpec, build
-from hfgd.model.hfgm import GUIDANCE
-from hfgd.recipes.spec import OptimSpec, Recipe
+from hfgd.recipes.spec import OptimSpec
 from hfgd.training.fit import fit
 from hfgd.training.optim import make_optimiser, poly_schedule
-
-
-def recipe(folder, **changes) -> Recipe:
-    """Eight iterations of a toy HFGD on the tiny folder."""
-    model = ModelSpec(
-        backbone=TOYS["test_resnet"],
-        encoder="cae",
-        upsampler="u_sfpn",
-        width=16,
-        guidance=GUIDANCE,
-        axial_attention=True,
-    )
-    short = {
-        "data.location": str(folder),
-        "augment.crop": [33, 33],
-        "train.iterations": 8,
-        "train.batch_size": 2,
-        "train.validate_every": 4,
-        "train.checkpoint_every": 2,
-        "train.log_every": 1,
-        "train.workers": 0,
-        "train.panels": 1,
-    }
-    return Recipe(name="toy", model=model).with_(**{**short, **changes})
-
-
-def weights(out):
-    return load_file(out / "last" / "model.safetensors")
-
-
-def same(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def test_run_folder_holds_everything(folder, tmp_path):
@@ -154,24 +116,6 @@ def test_resuming_needs_no_pretrained_file(folder, tmp_path):
     assert fit(None, tmp_path / "run", resume=True).report.scores.miou == whole.miou
     with pytest.raises(HfgdError, match="there is no file"):
         fit(recipe(folder, **short), tmp_path / "fresh")
-
-
-def start_training(path, out):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "hfgd", "train", str(path), "--out", str(out)]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-
-
-def wait_for_iteration(process, out, iteration):
-    deadline = time.monotonic() + 120
-    log = out / "logs" / "train.csv"
-    while time.monotonic() < deadline and process.poll() is None:
-        if log.is_file() and len(log.read_text().splitlines()) > iteration:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"the run ended or hung before iteration {iteration}")
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(folder, tmp_path):

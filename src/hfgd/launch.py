@@ -27,13 +27,19 @@ def take_part() -> bool:
     if "RANK" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
-        slurm = SLURMEnvironment()
+        try:
+            slurm = SLURMEnvironment(auto_requeue=False)
+        except RuntimeError as error:  # it wants the tasks of a node said
+            raise HfgdError(
+                "under SLURM say the processes of each machine: srun --ntasks-per-node=N, one for each GPU."
+            ) from error
         os.environ |= {
             "RANK": os.environ["SLURM_PROCID"],
             "WORLD_SIZE": os.environ["SLURM_STEP_NUM_TASKS"],
             "LOCAL_RANK": os.environ["SLURM_LOCALID"],
             "MASTER_ADDR": slurm.main_address,
             "MASTER_PORT": str(slurm.main_port),
+            "LOCAL_WORLD_SIZE": os.environ["SLURM_NTASKS_PER_NODE"],
         }
     return launched()[1] > 1
 

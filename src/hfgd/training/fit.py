@@ -189,9 +189,7 @@ def _engine(settings: TrainSpec, world: int) -> dict[str, Any]:
         "deterministic": settings.deterministic,
     }
     if world > 1:
-        local = int(
-            os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", world))
-        )
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
         engine |= {
             "devices": local,
             "num_nodes": world // local,
