@@ -63,6 +63,25 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def run(capsys, monkeypatch):
+    """Call ``hfgd`` in this process: (exit code, stdout, stderr)."""
+    from hfgd.cli import main
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["hfgd", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "140")
+        try:
+            main()
+            code = 0
+        except SystemExit as leave:
+            code = leave.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
 def shared() -> Path:
     """The folder with real data and weights; skips where there is none."""
     path = os.environ.get("HFGD_SHARED")

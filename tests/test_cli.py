@@ -22,25 +22,6 @@ def model(tmp_path):
     return tmp_path / "model"
 
 
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """Call ``hfgd`` in this process: (exit code, stdout, stderr)."""
-    from hfgd.cli import main
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["hfgd", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "140")
-        try:
-            main()
-            code = 0
-        except SystemExit as leave:
-            code = leave.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

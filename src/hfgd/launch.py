@@ -31,7 +31,7 @@ def take_part() -> bool:
             slurm = SLURMEnvironment(auto_requeue=False)
         except RuntimeError as error:  # it wants the tasks of a node said
             raise HfgdError(
-                "under SLURM say the processes of each machine: srun --ntasks-per-node=N, one for each GPU."
+                "under SLURM say how many processes each machine runs: srun --ntasks-per-node=N."
             ) from error
         os.environ |= {
             "RANK": os.environ["SLURM_PROCID"],

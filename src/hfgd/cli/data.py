@@ -1,7 +1,7 @@
 """``hfgd data``: looking after data sets."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -83,6 +83,34 @@ def info(
             print(f"  read as:  {layout.name}: {layout.image_form} with {layout.label_form}")
     if name and data is not None:
         _show_data(name, data, split, limit, out)
+
+
+@app.command("class-weights")
+def class_weights_(
+    data: Annotated[str, typer.Argument(help="A data folder, NAME:PATH, or 'scenes'.")],
+    split: Annotated[str, typer.Option(help="The split to count.")] = "train",
+    data_yaml: Annotated[
+        Path | None, typer.Option(help="A data.yaml that does not lie in the folder.")
+    ] = None,
+    method: Annotated[
+        Literal["median", "log"],
+        typer.Option(help="median: the median share / the class's; log: 1 / ln(1.02 + share)."),
+    ] = "median",
+    limit: Annotated[int | None, typer.Option(min=1, help="Count only that many images.")] = None,
+) -> None:
+    """Weights for rare classes, counted from the labels, as lines for a recipe file."""
+    from hfgd.data.info import class_shares, class_weights
+    from hfgd.data.open import open_dataset
+    from hfgd.progress import Progress
+
+    dataset = open_dataset(data, split, data_yaml)
+    with Progress("counting", min(limit or len(dataset), len(dataset))) as progress:
+        pixels, read = class_shares(dataset, limit or len(dataset), progress.update)
+    weights = class_weights(pixels[:-1], method)
+    print(f"# {method}, {read} of {len(dataset)} images of {dataset.title}")
+    print("loss:\n  class_weights:")
+    for name, weight in zip(dataset.classes.names, weights, strict=True):
+        print(f"    - {weight}  # {name}")
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """``hfgd data info``: what a data set holds, and a picture of samples."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,31 @@ from hfgd.data.draw import colourise, with_legend
 CELL = 360  # pixels, the width of each picture on the sheet
 
 
-def class_shares(dataset: SegDataset, limit: int) -> tuple[np.ndarray, int]:
+def class_shares(
+    dataset: SegDataset, limit: int, progress: Callable[[int], None] = lambda done: None
+) -> tuple[np.ndarray, int]:
     """Pixels of each class, ignored ones last, and how many images were read for it."""
     part = Part(dataset, min(limit, len(dataset)))
     pixels = np.zeros(256, dtype=np.int64)
     for i in range(len(part)):
         pixels += np.bincount(part[i].label.numpy().ravel(), minlength=256)
+        progress(i + 1)
     return np.append(pixels[: len(dataset.classes)], pixels[255]), len(part)
+
+
+def class_weights(pixels: np.ndarray, method: str) -> list[float]:
+    """Weights for the loss from the pixels of each class; a class without any gets 1.
+
+    'median': the median share divided by the class's, as SegNet's authors did on CamVid. 'log':
+    1 / ln(1.02 + share), ENet's, much milder.
+    """
+    shares = pixels / max(1, pixels.sum())
+    if method == "log":
+        weights = 1 / np.log(1.02 + shares)
+    else:
+        seen = shares[shares > 0]
+        weights = np.median(seen) / np.where(shares > 0, shares, 1) if len(seen) else shares
+    return [round(float(w), 4) for w in np.where(shares > 0, weights, 1.0)]
 
 
 def sample_sheet(dataset: SegDataset, path: Path, count: int = 6) -> None:

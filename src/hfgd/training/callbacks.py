@@ -65,14 +65,14 @@ class AfterStep(L.Callback):
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         """Call ``after_step`` when a step has been made."""
-        self.after_part(outputs)
+        self.after_part(outputs["terms"])
         if trainer.global_step != self._done:
             self._done = trainer.global_step
             assert isinstance(module, LitSegmenter)
             self.after_step(trainer, module, trainer.global_step)
 
     def after_part(self, terms: dict[str, Tensor]) -> None:
-        """A part of a batch has passed; ``terms`` are its losses."""
+        """A part of a batch has passed; ``terms`` are its losses by name."""
 
     def after_step(self, trainer: L.Trainer, module: LitSegmenter, done: int) -> None:
         """Iteration ``done`` is complete."""
@@ -120,8 +120,9 @@ class Logs(AfterStep):
         self._count = 0
 
     def after_part(self, terms: dict[str, Tensor]) -> None:
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
+        total = torch.stack(list(terms.values())).sum()
+        for name, value in {"loss": total, **terms}.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
         self._count += 1
 
     def after_step(self, trainer: L.Trainer, module: LitSegmenter, done: int) -> None:

@@ -61,8 +61,8 @@ class LitSegmenter(L.LightningModule):
         entropy = [settings.seed, STEP, self.global_step, self.global_rank, part]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The loss, and every term of it under its name."""
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """The ``loss``, and its ``terms`` by name (Lightning divides the one among the parts)."""
         output = self.run(batch.image)
         self.mark("forward")
         terms = loss_terms(output, batch.label, self.recipe.loss)
@@ -72,7 +72,7 @@ class LitSegmenter(L.LightningModule):
             if finite:
                 raise HfgdError("the loss is not finite in another process.")
             raise NonFiniteLossError(self.global_step + 1, batch.names, terms)
-        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+        return {"loss": loss, "terms": {name: term.detach() for name, term in terms.items()}}
 
     def on_before_backward(self, loss: Tensor) -> None:
         """Activations that are computed again must not count in the statistics again."""
