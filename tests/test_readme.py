@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from hfgd.cli.main import app
-from hfgd.recipes import find_recipe
+from hfgd.recipes import find_recipe, parse_overrides
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
@@ -20,9 +20,10 @@ def commands():
         for block in re.findall(r"```(?:\w*)\n(.*?)```", text, flags=re.DOTALL):
             joined = block.replace("\\\n", " ")
             for line in joined.splitlines():
-                found = re.match(r"\s*(?:[A-Z_]+=\S+ )*hfgd (.+)", line)
+                started = r"(?:(?:srun|torchrun) .*?)?"
+                found = re.match(rf"\s*(?:[A-Z_]+=\S+ )*{started}hfgd (.+)", line)
                 if found:
-                    yield document.name, found.group(1).split("  #")[0].split(" #")[0].strip()
+                    yield document.name, re.split(" #| > ", found.group(1))[0].strip()
 
 
 @pytest.mark.parametrize(("document", "command"), sorted(set(commands())))
@@ -38,6 +39,18 @@ def test_every_command_parses(document, command):
     verb.make_context(words[0], rest)  # raises for an unknown option or a missing argument
     if words[0] in ("train", "info") and rest and not rest[0].startswith("-"):
         find_recipe(rest[0])
+
+
+def test_every_setting_in_the_documents_is_one():
+    """`key=value` in the text is a key of a recipe and a value that it takes."""
+    recipe = find_recipe("hfgd_mobilenetv2")
+    found = 0
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        for setting in re.findall(r"`(?:--set )?([a-z_]+\.[a-z_.]+=[^`…]+)`", text):
+            recipe.with_(**parse_overrides([setting]))
+            found += 1
+    assert found > 10
 
 
 def test_paths_in_documents_exist():

@@ -319,3 +319,19 @@ def test_class_weights_command_writes_a_recipe(folder, run):
     np.testing.assert_allclose(
         content["loss"]["class_weights"], np.median(shares) / shares, atol=1e-4
     )
+
+
+def test_synchronised_norms_keep_their_activations():
+    """timm's norms hold an activation, which PyTorch's own conversion would drop."""
+    from hfgd.model import BackboneSpec
+    from hfgd.training.module import with_synchronised_norms
+
+    spec = ModelSpec(backbone=BackboneSpec(name="test_efficientnet"), width=16)
+    model = build(spec, ClassSet.numbered(3)).eval()
+    image = torch.rand(1, 3, 65, 65)
+    expected, keys = model(image).logits, model.state_dict().keys()
+    model = with_synchronised_norms(model)
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    assert not any(type(module) is nn.BatchNorm2d for module in model.modules())
+    torch.testing.assert_close(model(image).logits, expected)
+    assert model.state_dict().keys() == keys

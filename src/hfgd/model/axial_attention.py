@@ -5,6 +5,7 @@ width; scaled; first along the columns, then along the rows on that result, both
 q and k; no norm, no output projection, no position code. The residual x + AA(x) is the caller's.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -30,11 +31,23 @@ class AxialAttention(nn.Module):
 def axial_attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     """Attention along columns, then along rows; all maps (B, C, H, W), scale 1/√(C / heads)."""
     batch, width, height, columns = value.shape
+    # the fused kernels take four axes; columns and heads fold into one, with channels last for free
     q, k, v = (
-        x.reshape(batch, heads, width // heads, height, columns).permute(0, 1, 4, 3, 2)
+        x.permute(0, 2, 3, 1).reshape(batch, height, columns * heads, width // heads)
         for x in (query, key, value)
-    )  # (B, heads, W, H, d): every column is a sequence over H
-    v = F.scaled_dot_product_attention(q, k, v)
-    q, k, v = (x.transpose(2, 3) for x in (q, k, v))  # (B, heads, H, W, d): every row over W
-    v = F.scaled_dot_product_attention(q, k, v)
-    return v.permute(0, 1, 4, 2, 3).reshape(batch, width, height, columns)
+    )
+    v = _attend(q, k, v)  # every head of every column is a sequence over H
+    q, k, v = (x.reshape(batch * height, columns, heads, width // heads) for x in (q, k, v))
+    v = _attend(q, k, v)  # every row is a batch of its own, a sequence over W
+    return v.reshape(batch, height, columns, width).permute(0, 3, 1, 2)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention over axis 1 of (batch, sequence, heads, d)."""
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    if q.device.type == "cpu" and torch.is_grad_enabled():
+        # the CPU's fused kernel has a slow backward pass: see benchmarks/training.md
+        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        mixed: Tensor = scores.softmax(-1) @ v
+        return mixed.transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)

@@ -54,7 +54,13 @@ def sfpn_mobilenetv2() -> Recipe:
         model=ModelSpec(backbone=backbone, width=128, **SEMANTIC_FPN),
         optim=OptimSpec(name="adamw", lr=5e-4, weight_decay=0.01),
         augment=AugmentSpec(crop=(225, 289), colours="advanced"),
-        train=TrainSpec(iterations=2000, batch_size=8, validate_every=200, checkpoint_every=200),
+        train=TrainSpec(
+            iterations=2000,
+            batch_size=8,
+            validate_every=200,
+            checkpoint_every=200,
+            channels_last=True,
+        ),
     )
 
 
@@ -73,7 +79,14 @@ def demo_sfpn() -> Recipe:
         data=DataSpec(location="scenes"),
         optim=OptimSpec(name="adamw", lr=1e-3, weight_decay=0.01),
         augment=AugmentSpec(crop=(161, 225), scales=(0.75, 1.0, 1.25, 1.5)),
-        train=TrainSpec(iterations=250, batch_size=8, validate_every=100, log_every=20, workers=0),
+        train=TrainSpec(
+            iterations=250,
+            batch_size=8,
+            validate_every=100,
+            log_every=20,
+            workers=0,
+            channels_last=True,
+        ),
     )
 
 
