@@ -4,8 +4,8 @@
 
 Every round takes one step of every variant, on the same batch, each round beginning with another;
 times are medians over the rounds, ratios are medians of the rounds' ratios to the first variant.
-On a GPU it also prints peak memory. The share of the machine's own matrix-multiply peak, which it measures,
-comes last.
+On a GPU it also prints peak memory. The share of the machine's own matrix-multiply peak, which it
+measures, comes last.
 """
 
 import argparse

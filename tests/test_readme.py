@@ -48,7 +48,7 @@ def test_every_setting_in_the_documents_is_one():
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
         for setting in re.findall(r"`(?:--set )?([a-z_]+\.[a-z_.]+=[^`…]+)`", text):
-            recipe.with_(**parse_overrides([setting]))
+            recipe.with_(**parse_overrides(setting.split(" --set ")))
             found += 1
     assert found > 10
 
