@@ -61,6 +61,8 @@ class Backbone(nn.Module):
         self.widths: tuple[int, ...] = tuple(info.channels())
         self.strides: tuple[int, ...] = tuple(info.reduction())
         if self.strides != PYRAMIDS[output_stride]:
+            if output_stride != 32:  # older timm leaves the option out of account
+                raise _undilated(name, output_stride)
             raise HfgdError(
                 f"backbone '{name}' gives maps at strides {list(self.strides)}, and the model needs "
                 f"{list(PYRAMIDS[output_stride])}; choose a network with a four-level pyramid, "
@@ -149,11 +151,15 @@ def _explain(
             "model.backbone.pretrained=false."
         )
     if output_stride != 32 and "output_stride" in options:
-        return HfgdError(
-            f"backbone '{name}' cannot be dilated to output stride {output_stride}; "
-            "use output_stride: 32 with an upsampler, or a ResNet, MobileNet or ConvNeXt."
-        )
+        return _undilated(name, output_stride)
     return HfgdError(f"backbone '{name}' could not be built as a pyramid: {reason}")
+
+
+def _undilated(name: str, output_stride: int) -> HfgdError:
+    return HfgdError(
+        f"backbone '{name}' cannot be dilated to output stride {output_stride}; "
+        "use output_stride: 32 with an upsampler, or a ResNet, MobileNet or ConvNeXt."
+    )
 
 
 def _read_weights(path: Path, name: str, options: dict[str, Any]) -> dict[str, Tensor]:
