@@ -10,6 +10,7 @@ from typing import Any
 from hfgd.errors import HfgdError, unknown
 from hfgd.evaluation.plots import ablation_bars
 from hfgd.files import write_text
+from hfgd.processes import is_main
 from hfgd.progress import say
 from hfgd.recipes import ROWS, TABLES, Row, toy
 from hfgd.training.fit import fit
@@ -70,7 +71,8 @@ def ablate(
         miou = _run(row, {**changes, "train.seed": seed}, out, seed, as_toy)
         before = results[row.name].miou if row.name in results else []
         results[row.name] = RowResult(row.name, row.what, [*before, miou], row.paper.get("ss"))
-        _write(list(results.values()), out, changes)
+        if is_main():
+            _write(list(results.values()), out, changes)
     return list(results.values())
 
 

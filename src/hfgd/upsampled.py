@@ -81,10 +81,11 @@ def _bands(
     batch, classes, h, w = logits.shape
     device = logits.device
     horizontal = grid.bilinear(w, padded_width, slice(0, width), device)
+    whole = grid.bilinear(h, padded_height, slice(0, height), device)
     band = band or (BAND_CPU if device.type == "cpu" else BAND)
     count = max(1, band // (batch * classes * width))
     for start in range(0, height, count):
         rows = slice(start, min(start + count, height))
         source = grid.sources(h, padded_height, rows)
-        vertical = grid.bilinear(h, padded_height, rows, device)[:, source]
+        vertical = whole[rows, source]
         yield rows, source, vertical, horizontal, vertical @ (logits[:, :, source] @ horizontal.t())

@@ -130,11 +130,14 @@ def ablate(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each row, seeds 0, 1, …")] = 1,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="runs/ROWS by default.")] = None,
+    devices: Devices = 1,
+    nodes: Nodes = 1,
     toy: Toy = False,
 ) -> None:
     """Run rows of the paper's tables on any data: one table, mean ± spread, beside the paper's."""
     from hfgd.ablate import ablate as run
     from hfgd.ablate import markdown
+    from hfgd.processes import is_main
     from hfgd.recipes import parse_overrides
 
     changes = _with_data(parse_overrides(settings or []), data, data_yaml)
@@ -142,7 +145,11 @@ def ablate(
         raise HfgdError("ablate needs data: give --data FOLDER, or --toy for a try on 'scenes'.")
     names = [f"table{name}" if name.isdecimal() else name for name in rows]
     folder = out or Path("runs") / "+".join(name.replace("/", "-") for name in names)
+    if _launched(devices, nodes):
+        return
     results = run(names, changes, folder, seeds, toy)
+    if not is_main():
+        return
     print(markdown(results, changes))
     print(f"written: {folder}/ablation.md, ablation.json, ablation.png")
 
@@ -174,7 +181,6 @@ def train(
     toy: Toy = False,
 ) -> None:
     """Train a recipe on data: a scored, shown model in a run folder."""
-    from hfgd.launch import launch, take_part
     from hfgd.processes import is_main
     from hfgd.recipes import find_recipe, parse_overrides
     from hfgd.recipes import toy as as_toy
@@ -192,12 +198,8 @@ def train(
         resolved = resolved.with_(**changes)
     elif settings or data or data_yaml or init or deterministic or not resume:
         raise HfgdError("train needs a recipe: a name from 'hfgd recipes', or a YAML file.")
-    together = take_part()
-    if together and out is None:
-        raise HfgdError("several processes need --out, so that they agree on the run folder.")
     folder = out or free_folder(resolved.name.replace("/", "-") if resolved else "run")
-    if devices * nodes > 1 and not together:
-        launch([*sys.argv[1:], *([] if out else ["--out", str(folder)])], devices, nodes)
+    if _launched(devices, nodes, None if out else folder):
         return
     run = fit(resolved, folder, resume, profile)
     if not is_main():
@@ -240,11 +242,9 @@ def evaluate_(
 ) -> None:
     """Score a model: a table per class, mIoU, mAcc, aAcc, report.json and report.md."""
     from hfgd.evaluation.run import evaluate_model
-    from hfgd.launch import launch, take_part
     from hfgd.processes import is_main
 
-    if not take_part() and devices * nodes > 1:
-        launch(sys.argv[1:], devices, nodes)
+    if _launched(devices, nodes):
         return
 
     report, folder = evaluate_model(
@@ -316,6 +316,23 @@ def predict(
         for reason in outcome.failed:
             print(f"  {reason}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _launched(devices: int, nodes: int, folder: Path | None = None) -> bool:
+    """Whether this command was run as several processes, which have ended; False in each of them.
+
+    ``folder``: the run folder that was chosen because --out was not given.
+    """
+    from hfgd.launch import launch, take_part
+
+    if take_part():
+        if folder is not None:
+            raise HfgdError("several processes need --out, so that they agree on the run folder.")
+        return False
+    if devices * nodes == 1:
+        return False
+    launch([*sys.argv[1:], *(["--out", str(folder)] if folder else [])], devices, nodes)
+    return True
 
 
 def _with_data(changes: dict[str, Any], data: str | None, data_yaml: Path | None) -> dict[str, Any]:
