@@ -1,7 +1,6 @@
 """Losses against golden numbers (recipe 8.4) and against obvious code."""
 
 import math
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -162,20 +161,6 @@ def test_the_losses_compile_without_a_graph_break():
     (ours,) = torch.autograd.grad(compiled(logits), logits)
     (theirs,) = torch.autograd.grad(loss(logits), logits)
     torch.testing.assert_close(ours, theirs)
-
-
-def test_the_losses_stay_on_their_device(monkeypatch):
-    """On the meta device, which refuses a tensor that was left on the CPU, and knows no autocast."""
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
-    device = "meta"
-    frame = Frame((33, 49), Grid.CELLS.padded((33, 49)), Grid.CELLS)
-    logits = torch.randn(2, 3, 16, 16, device=device, requires_grad=True)
-    label = torch.zeros(2, 33, 49, dtype=torch.long, device=device)
-    output = SegOutput(logits, logits, None, torch.cat([logits, logits], 1), frame)
-    terms = loss_terms(output, label, LossSpec(class_weights=(1, 2, 3)))
-    torch.stack(list(terms.values())).sum().backward()
-    assert logits.grad.device.type == device
-    assert output.labels().shape == (2, 33, 49)
 
 
 def test_class_weights_are_pytorchs():
