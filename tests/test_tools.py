@@ -86,6 +86,41 @@ def test_layer_decay_follows_timms_own_groups(backbone):
     assert rate == pytest.approx(0.9**0.9)
 
 
+def test_layer_decay_needs_layers_that_timm_knows(folder, tmp_path, monkeypatch):
+    import timm
+
+    create = timm.create_model
+
+    def without(name, **options):
+        model = create(name, **options)
+        model.group_matcher = None
+        return Hidden(model) if not options.get("features_only") else model
+
+    class Hidden:
+        def __init__(self, model):
+            self.named_parameters = model.named_parameters
+
+    monkeypatch.setattr("hfgd.training.optim.timm.create_model", without)
+    with pytest.raises(HfgdError, match="timm knows no layers of 'test_resnet'"):
+        fit(recipe(folder, **{"optim.layer_decay": 0.9}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_layer_decay_trains(folder, tmp_path):
+    """The lowest layer of the toy moves less than the class tokens' neighbour, by its factor."""
+    settings = {"train.iterations": 1, "optim.momentum": 0.0, "optim.weight_decay": 0.0}
+    for decay in (None, 0.1):
+        fit(recipe(folder, **settings, **{"optim.layer_decay": decay}), tmp_path / str(decay))
+    before = first_weights(folder)
+    plain, decayed = (weights(tmp_path / name) for name in ("None", "0.1"))
+    key = "backbone.net.conv1.0.weight"
+    moved = [(after[key] - before[key]).norm() for after in (plain, decayed)]
+    scale = layer_scales(network(folder), recipe(folder).model.backbone, 0.1)[key]
+    assert scale < 0.01
+    assert moved[1] < moved[0] / 20
+    torch.testing.assert_close(plain["hfgm.tokens.weight"], decayed["hfgm.tokens.weight"])
+
+
 def test_warm_up_rises_to_the_schedule():
     optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     plain = poly_schedule(optimiser, 100, 0.9).lr_lambdas[0]
@@ -165,6 +200,7 @@ def test_accumulation_keeps_the_iteration(folder, tmp_path):
         HfgdError, match=r"batch_size 4 .* train\.accumulate 3; choose a multiple of 3"
     ):
         fit(whole.with_(**{"train.accumulate": 3}), tmp_path / "thirds")
+    assert not (tmp_path / "thirds").exists()
 
 
 @pytest.mark.parametrize("backbone", TOYS)
@@ -277,6 +313,7 @@ def test_wandb_is_named_where_it_is_missing(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
     with pytest.raises(HfgdError, match="pip install wandb"):
         fit(recipe(folder, **{"train.loggers": ["wandb"]}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_profile_names_the_phases(folder, tmp_path):

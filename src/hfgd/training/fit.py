@@ -66,15 +66,14 @@ def fit(recipe: Recipe | None, out: Path, resume: bool = False, profile: bool = 
     check_class_weights(recipe.loss, len(train_set.classes))
     start = read_iteration(folder.state) if resume else 0
     torch.manual_seed(recipe.train.seed)
-    # a run that goes on has its weights in its state: nothing is fetched or read a second time
-    spec = recipe.model.with_backbone(pretrained=False) if start else recipe.model
+    # weights that will be replaced are not fetched: a run that goes on has its own in its state
+    replaced = start > 0 or recipe.train.init is not None
+    spec = recipe.model.with_backbone(pretrained=False) if replaced else recipe.model
     network = build(spec, train_set.classes)
     if recipe.train.init is not None and not start:
         start_from(network, recipe, recipe.train.init)
-    if not resume:
-        folder.start(recipe)
     began = time.monotonic()
-    network, latest = _train(network, recipe, folder, train_set, val_set, start, profile)
+    network, latest = _train(network, recipe, folder, train_set, val_set, start, resume, profile)
     scores = latest or evaluate(
         network, val_set, branch=recipe.branch, workers=recipe.train.workers
     )
@@ -115,6 +114,7 @@ def _train(
     train_set: SegDataset,
     val_set: SegDataset,
     start: int,
+    resume: bool,
     profile: bool,
 ) -> tuple[Segmenter, Scores | None]:
     """The trained network, or the average of its weights, and its scores if just taken."""
@@ -132,6 +132,9 @@ def _train(
     module = LitSegmenter(network, recipe)
     average = None if settings.ema is None else Average(network, settings.ema, start)
     answer = network if average is None else average.network
+    loggers = _loggers(settings, recipe.name, folder) if is_main() else []
+    if not resume:  # a mistake in the recipe that shows above leaves no folder behind
+        folder.start(recipe)
     with Progress("training", settings.iterations, start) as progress, stop.listening():
         logs = Logs(folder, recipe, start, progress)
         validation = Validation(folder, recipe, val_set, start, answer, logs)
@@ -144,7 +147,7 @@ def _train(
             gradient_clip_val=recipe.optim.clip_norm,
             max_steps=settings.iterations,
             max_epochs=-1,
-            logger=_loggers(settings, recipe.name, folder) if is_main() else False,
+            logger=loggers or False,
             callbacks=callbacks,
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -40,6 +40,9 @@ class LitSegmenter(L.LightningModule):
         self.recipe = recipe
         # the compiled function is no module: names in the state stay what they are
         self.run = torch.compile(network.forward) if recipe.train.compile else network
+        self._scales: dict[str, float] = {}
+        if recipe.optim.layer_decay is not None:
+            self._scales = layer_scales(network, recipe.model.backbone, recipe.optim.layer_decay)
         self.mark: Callable[[str], None] = lambda phase: None  # a profile listens here
         self._resting = resting_modules(network, recipe)
         self._norms = [
@@ -89,10 +92,7 @@ class LitSegmenter(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser under the poly schedule, stepped every iteration."""
         optim = self.recipe.optim
-        scales = {}
-        if optim.layer_decay is not None:
-            scales = layer_scales(self.network, self.recipe.model.backbone, optim.layer_decay)
-        optimiser = make_optimiser(self.network, optim, scales)
+        optimiser = make_optimiser(self.network, optim, self._scales)
         iterations = self.recipe.train.iterations
         schedule = poly_schedule(optimiser, iterations, optim.power, optim.warmup)
         return {
