@@ -149,6 +149,8 @@ def test_a_non_finite_loss_stops_with_iteration_and_images(folder, tmp_path):
 
 def test_an_existing_run_is_neither_overwritten_nor_mixed_up(folder, tmp_path):
     fit(recipe(folder, **{"train.iterations": 2}), tmp_path / "run")
+    with (tmp_path / "run/logs/train.csv").open("a") as file:
+        file.write("1,0.0")  # a row that a kill cut off
     with pytest.raises(HfgdError, match="already holds a run"):
         fit(recipe(folder), tmp_path / "run")
     with pytest.raises(HfgdError, match=r"train\.iterations is 2 there and 8 here"):
@@ -157,6 +159,8 @@ def test_an_existing_run_is_neither_overwritten_nor_mixed_up(folder, tmp_path):
         fit(None, tmp_path / "other", resume=True)
     again = fit(None, tmp_path / "run", resume=True)  # finished: only scored again
     assert again.report.images == 2
+    rows = (tmp_path / "run/logs/train.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["iteration", "1", "2"]
     (tmp_path / "run/state.ckpt").write_bytes(b"cut off")
     with pytest.raises(HfgdError, match=r"state\.ckpt' is damaged"):
         fit(None, tmp_path / "run", resume=True)

@@ -38,7 +38,9 @@ class CsvLog:
         if path.is_file():
             with path.open(newline="") as file:
                 kept = [row for row in csv.reader(file) if row]
-            kept = kept[:1] + [row for row in kept[1:] if int(row[0]) <= start]
+            # a kill may have cut the last row off
+            rows = [row for row in kept[1:] if len(row) == len(kept[0])]
+            kept = kept[:1] + [row for row in rows if int(row[0]) <= start]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, "".join(",".join(row) + "\n" for row in kept))
         self._empty = not kept

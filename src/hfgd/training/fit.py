@@ -140,7 +140,7 @@ def _train(
         validation = Validation(folder, recipe, val_set, start, answer, logs)
         checkpoints = Checkpoints(folder, recipe, start, validation, stop)
         callbacks = [stop, *([average] if average else []), logs, validation, checkpoints]
-        if profile:
+        if profile and is_main():
             callbacks.insert(0, Profile(folder.root))
         trainer = L.Trainer(
             **_engine(settings, world),

@@ -62,6 +62,10 @@ class Profile(L.Callback):
             self._write(module)
             self._trace = None
 
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self._step < WARM_UP + STEPS + 2:
+            say(f"profile: not written; it takes {WARM_UP + STEPS + 2} steps.")
+
     def _mark(self, phase: str, module: L.LightningModule) -> None:
         if self._step >= WARM_UP + STEPS:
             return
@@ -78,7 +82,7 @@ class Profile(L.Callback):
         lines = ["# One training step", "", "| phase | ms | share |", "| --- | ---: | ---: |"]
         lines += [f"| {n} | {1000 * t:.1f} | {t / whole:.0%} |" for n, t in medians.items() if t]
         lines += [f"| all | {1000 * whole:.1f} | |", ""]
-        key = "self_cuda_time_total" if module.device.type == "cuda" else "self_cpu_time_total"
+        key = "self_device_time_total" if module.device.type == "cuda" else "self_cpu_time_total"
         operations = self._trace.key_averages().table(sort_by=key, row_limit=25)
         lines += [f"Medians of {STEPS} steps. The heaviest operations of two more:", "", "```"]
         lines += [operations.strip(), "```", ""]
