@@ -108,6 +108,7 @@ def class_weights_(
         pixels, read = class_shares(dataset, limit or len(dataset), progress.update)
     weights = class_weights(pixels[:-1], method)
     print(f"# {method}, {read} of {len(dataset)} images of {dataset.title}")
+    print("# put the recipe above these lines, for example:  base: hfgd_resnet50")
     print("loss:\n  class_weights:")
     for name, weight in zip(dataset.classes.names, weights, strict=True):
         print(f"    - {weight}  # {name}")

@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="High-level Feature Guided Decoding: train, score and use semantic-segmentation models.",
     epilog="Start with: hfgd demo. Exit codes: 0 good, 1 found problems, 2 bad input, "
-    "3 training could not go on, 130 interrupted.",
+    "3 training could not go on, 130 interrupted, 143 terminated.",
 )
 app.add_typer(data.app, name="data")
 
