@@ -16,6 +16,7 @@ import time
 import torch
 import torch.nn.functional as F
 
+from hfgd import upsampled
 from hfgd.data.classes import IGNORE
 from hfgd.geometry import Frame, Grid
 from hfgd.losses import LossSpec, loss_terms
@@ -81,15 +82,17 @@ def main():
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, default=513)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--band", type=int, default=upsampled.BAND_CPU, help="values, on a CPU")
     parser.add_argument("--way", choices=WAYS)
     arguments = parser.parse_args()
+    upsampled.BAND_CPU = arguments.band
     if arguments.way:
         run(arguments.way, arguments.classes[0], arguments.batch, arguments.size, arguments.device)
         return
     print("| classes | way | peak GB | share | seconds | ratio |")
     print("| ---: | --- | ---: | ---: | ---: | ---: |")
     common = ["--batch", str(arguments.batch), "--size", str(arguments.size)]
-    common += ["--device", arguments.device]
+    common += ["--device", arguments.device, "--band", str(arguments.band)]
     for classes in arguments.classes:
         first = None
         for way in WAYS:

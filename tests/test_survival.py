@@ -103,17 +103,21 @@ def test_twenty_kills_change_nothing(folder, tmp_path):
     assert logs[0] == logs[1]
 
 
-def test_sigterm_saves_and_has_an_exit_code_of_its_own(folder, tmp_path):
-    (tmp_path / "long.yaml").write_text(recipe(folder, **LONG).yaml())
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_has_an_exit_code_of_its_own(folder, tmp_path, number, code):
+    """Ctrl-C, and what schedulers send; it says how to go on."""
+    long = recipe(folder, **LONG, **{"train.checkpoint_every": 100_000})
+    (tmp_path / "long.yaml").write_text(long.yaml())
     process = start_training(tmp_path / "long.yaml", tmp_path / "run")
     wait_for_iteration(process, tmp_path / "run", 3)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143
+    assert process.returncode == code
     assert "Traceback" not in errors
     last = errors.strip().splitlines()[-1]
     assert "all is saved; go on with: hfgd train --resume --out" in last
     assert f"iteration {read_iteration(tmp_path / 'run/state.ckpt')} of 100000" in last
+    assert load_model(tmp_path / "run")
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(folder, tmp_path):

@@ -118,22 +118,6 @@ def test_resuming_needs_no_pretrained_file(folder, tmp_path):
         fit(recipe(folder, **short), tmp_path / "fresh")
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(folder, tmp_path):
-    long = recipe(folder, **{"train.iterations": 100_000, "train.checkpoint_every": 100_000})
-    (tmp_path / "long.yaml").write_text(long.with_(**{"train.validate_every": 100_000}).yaml())
-    process = start_training(tmp_path / "long.yaml", tmp_path / "run")
-    wait_for_iteration(process, tmp_path / "run", 3)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in errors
-    last = errors.strip().splitlines()[-1]
-    assert "all is saved; go on with: hfgd train --resume --out" in last
-    state = torch.load(tmp_path / "run/state.ckpt", weights_only=True)
-    assert f"iteration {state['global_step']} of 100000" in last
-    assert load_model(tmp_path / "run")
-
-
 def test_a_non_finite_loss_stops_with_iteration_and_images(folder, tmp_path):
     wild = recipe(folder, **{"optim.lr": 1e30, "train.checkpoint_every": 1})
     with pytest.raises(TrainingStopped) as stopped:
