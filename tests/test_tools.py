@@ -1,5 +1,6 @@
 """The tools of the trade: averages, layer decay, warm-up, clipping, freezing, fine-tuning, compile."""
 
+import copy
 import sys
 
 import numpy as np
@@ -16,7 +17,7 @@ from hfgd.model import ModelSpec, build
 from hfgd.model.hfgm import GUIDANCE
 from hfgd.recipes.spec import OptimSpec
 from hfgd.training.fit import fit
-from hfgd.training.module import LitSegmenter
+from hfgd.training.module import LitSegmenter, without_slow_strides
 from hfgd.training.optim import layer_scales, make_optimiser, poly_schedule
 
 FULL = {"encoder": "cae", "upsampler": "u_sfpn", "guidance": GUIDANCE, "axial_attention": True}
@@ -372,3 +373,22 @@ def test_synchronised_norms_keep_their_activations():
     assert not any(type(module) is nn.BatchNorm2d for module in model.modules())
     torch.testing.assert_close(model(image).logits, expected)
     assert model.state_dict().keys() == keys
+
+
+def test_dense_then_strided_is_the_strided_convolution():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=6), nn.Conv2d(6, 8, 3, stride=2)
+    )
+    other = copy.deepcopy(network)
+    without_slow_strides(network)
+    assert "forward" in vars(network[0])
+    assert "forward" not in vars(network[1])  # not depthwise: its kernels are fast
+    for size in ((9, 13), (8, 12)):
+        image = torch.rand(2, 6, *size, requires_grad=True)
+        found = []
+        for model in (network, other):
+            y = model(image)
+            found.append((y, *torch.autograd.grad(y.square().sum(), [image, *model.parameters()])))
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(a, b)

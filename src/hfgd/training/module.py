@@ -1,11 +1,13 @@
 """The Lightning module: thin; it holds a network and is not one."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+import torch.nn.functional as F
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
@@ -106,6 +108,8 @@ def prepared(network: Segmenter, recipe: Recipe) -> Segmenter:
     settings = recipe.train
     if settings.channels_last:
         network = network.to(memory_format=torch.channels_last)
+    if settings.precision == "bf16-mixed" and not torch.accelerator.is_available():
+        without_slow_strides(network)
     if "backbone" in settings.freeze:
         network.backbone.requires_grad_(False)
     if settings.checkpoint_activations:
@@ -117,6 +121,27 @@ def prepared(network: Segmenter, recipe: Recipe) -> Segmenter:
                 "leave train.checkpoint_activations out for it."
             ) from error
     return network
+
+
+def without_slow_strides(network: nn.Module) -> None:
+    """Let strided depthwise convolutions train as dense ones of which every second value is kept.
+
+    The results are the same. On a CPU in bf16 the backward pass of the strided ones falls to a
+    general kernel that takes 13 to 90 times longer (benchmarks/training.md).
+    """
+    for module in network.modules():
+        if type(module) is not nn.Conv2d or module.padding_mode != "zeros":
+            continue
+        if max(module.stride) > 1 and module.groups == module.in_channels > 1:
+            module.forward = partial(_dense_then_strided, module)  # type: ignore[method-assign]
+
+
+def _dense_then_strided(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    if not conv.training:
+        return nn.Conv2d.forward(conv, x)
+    rows, columns = conv.stride
+    y = F.conv2d(x, conv.weight, conv.bias, 1, conv.padding, conv.dilation, conv.groups)
+    return y[..., ::rows, ::columns]
 
 
 def resting_modules(network: Segmenter, recipe: Recipe) -> list[nn.Module]:
