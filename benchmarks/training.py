@@ -25,6 +25,7 @@ from hfgd.losses import loss_terms
 from hfgd.model import axial_attention, build
 from hfgd.model.segmenter import SegOutput
 from hfgd.recipes import find_recipe
+from hfgd.training.module import without_slow_strides
 from hfgd.training.optim import make_optimiser
 
 PHASES = ("data", "forward", "losses", "backward", "optimiser")
@@ -72,6 +73,8 @@ class Variant:
         self.model = build(recipe.model, classes).train().to(device)
         if how.get("channels_last"):
             self.model = self.model.to(memory_format=torch.channels_last)
+        if how.get("dense_strides"):
+            without_slow_strides(self.model)
         self.run = torch.compile(self.model.forward) if how.get("compile") else self.model
         self.optimiser = make_optimiser(self.model, recipe.optim)
         self.terms = obvious_terms if how.get("obvious_loss") else loss_terms
@@ -150,6 +153,7 @@ def main():
         "bf16": {"bf16": True},
         "bf16, channels last, five axes": {"attention": five_axes, **fast},
         "bf16, channels last": fast,
+        "bf16, channels last, dense then strided": {"dense_strides": True, **fast},
     }
     if arguments.compile:
         ways["bf16, channels last, compiled"] = {"compile": True, **fast}

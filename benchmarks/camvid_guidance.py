@@ -1,0 +1,412 @@
+"""Does guidance help? The paper's Table 3 on CamVid (docs/results/camvid-guidance.md).
+
+    python benchmarks/camvid_guidance.py run --data camvid --weights FILE [--workers 2]
+    python benchmarks/camvid_guidance.py page
+
+``run`` trains what is not yet recorded, several runs side by side with one thread each, and may be
+interrupted and started again. Of a finished run it keeps recipe, scores and curves below
+``benchmarks/camvid_guidance/`` in the layout of ``hfgd ablate``, and the models in ``--runs``.
+``page`` prints the tables of the page and draws its pictures from these records.
+"""
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+
+from hfgd.progress import format_duration
+from hfgd.recipes import ROWS
+
+RECORDS = Path(__file__).with_suffix("")
+PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
+STARTS = ("pretrained", "random")
+ROW_NAMES = {
+    "table3/none": "none",
+    "table3/guidance": "+ guidance",
+    "table3/aa": "+ AA",
+    "table3/full": "full",
+    "section5.2/no_stop_gradient": "full, no stop-gradients",
+    "table9/hfgd_os4": "cae + u_sfpn, full, stride 4",
+    "table9/hfgd_os2": "cae + u_sfpn, full, stride 2",
+}
+BASELINE = "table3/none"
+DEAREST = "table9/hfgd_os2"  # two and a half times the baseline's time
+RATES = ("5e-4", "1e-3", "2e-3")
+SEEDS = (0, 1, 2)
+SETTINGS = {
+    "model.backbone.name": "mobilenetv2_100",
+    "model.backbone.bn_momentum": "null",
+    "model.width": "64",
+    "augment.crop": "[225,289]",
+    "optim.name": "adamw",
+    "optim.weight_decay": "0.01",
+    "train.iterations": "920",
+    "train.batch_size": "8",
+    "train.precision": "bf16-mixed",
+    "train.channels_last": "true",
+    "train.validate_every": "230",
+    "train.checkpoint_every": "230",
+    "train.workers": "0",
+}
+# what explains the result: a schedule twice as long, smaller crops, the guide alone, a finer guide
+VARIANTS = {
+    "it1840": {"train.iterations": "1840"},
+    "crop161": {"augment.crop": "[161,225]"},
+    "os16": {"model.backbone.output_stride": "16"},
+}
+# freed memory is kept, in huge pages, instead of being given back and cleared for every tensor
+ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: where the weights start, the learning rate, the row and the seed."""
+
+    start: str
+    rate: str
+    row: str
+    seed: int
+    variant: str = ""  # of VARIANTS
+
+    @property
+    def group(self) -> str:
+        """The settings that the rows of one ``hfgd ablate`` share."""
+        return "-".join(filter(None, (self.start, f"lr{self.rate}", self.variant)))
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.group) / self.row.replace("/", "-") / f"seed{self.seed}"
+
+    @property
+    def record(self) -> Path:
+        return RECORDS / self.folder
+
+    @property
+    def done(self) -> bool:
+        return (self.record / "report.json").is_file()
+
+    def report(self, name: str = "report") -> dict:
+        return json.loads((self.record / f"{name}.json").read_text())
+
+
+EXTRA = (
+    Job("pretrained", "1e-3", BASELINE, 0, "crop161"),
+    Job("pretrained", "5e-4", BASELINE, 0, "crop161"),
+    Job("pretrained", "1e-3", BASELINE, 0, "it1840"),
+    Job("pretrained", "1e-3", "table3/full", 0, "it1840"),
+    Job("pretrained", "1e-3", "section5.1/fcn", 0),
+    Job("pretrained", "1e-3", "table3/none", 0, "os16"),
+    Job("pretrained", "1e-3", "table3/full", 0, "os16"),
+)
+
+
+def best_rate(start: str, row: str) -> str:
+    """The rate of the row's best run with the first seed, of those recorded so far."""
+    tried = [job for rate in RATES if (job := Job(start, rate, row, SEEDS[0])).done]
+    return max(tried, key=lambda job: job.report()["mIoU"]).rate if tried else RATES[1]
+
+
+def plan() -> list[Job]:
+    """Every run, the most telling first: the baseline's rate, all rows at it, the same rates for
+    every row, and the rest of the seeds where a row did best at another rate."""
+    jobs = []
+    rows = [row for row in ROW_NAMES if row != DEAREST]
+    for start in STARTS:
+        jobs += [Job(start, rate, BASELINE, SEEDS[0]) for rate in RATES]
+        rate = best_rate(start, BASELINE)
+        jobs += [Job(start, rate, row, seed) for seed in SEEDS for row in rows]
+        jobs += [Job(start, rate, DEAREST, seed) for seed in SEEDS]
+        jobs += [job for job in EXTRA if job.start == start]
+        jobs += [Job(start, rate, row, SEEDS[0]) for row in ROW_NAMES for rate in RATES]
+        jobs += [
+            Job(start, best_rate(start, row), row, seed) for row in ROW_NAMES for seed in SEEDS
+        ]
+    return list(dict.fromkeys(jobs))
+
+
+def settings(job: Job, weights: str) -> dict[str, str]:
+    return SETTINGS | {
+        "model.backbone.pretrained": weights if job.start == "pretrained" else "false",
+        "optim.lr": job.rate,
+        "train.seed": str(job.seed),
+        **VARIANTS.get(job.variant, {}),
+    }
+
+
+def run_job(job: Job, data: str, weights: str, runs: Path) -> None:
+    """Train, score the guiding branch, keep the record."""
+    out = runs / job.folder
+    log = runs / "logs" / f"{str(job.folder).replace('/', '_')}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    commands = []
+    if not (out / "report.json").is_file():
+        sets = [f"--set={key}={value}" for key, value in settings(job, weights).items()]
+        resume = ["--resume"] if (out / "recipe.yaml").is_file() else []
+        commands.append(["train", job.row, "--data", data, *sets, *resume, "--out", str(out)])
+    if ROWS[job.row].recipe().model.guidance.share_tokens:
+        how = [
+            "--branch",
+            "guide",
+            "--workers",
+            "0",
+            "--boundary",
+            "0",
+            "--out",
+            str(out / "guide"),
+        ]
+        commands.append(["eval", str(out), "--data", data, *how])
+    environment = os.environ | ALLOCATOR | {"OMP_NUM_THREADS": "1"}
+    with log.open("a") as file:
+        for command in commands:
+            full = [sys.executable, "-m", "hfgd", *command]
+            if subprocess.run(full, stdout=file, stderr=file, env=environment).returncode:
+                raise SystemExit(f"{job.folder} failed; see {log}")
+    job.record.mkdir(parents=True, exist_ok=True)
+    files = ["recipe.yaml", "logs/train.csv", "logs/val.csv", "guide/report.json", "report.json"]
+    for name in (out / name for name in files):  # report.json last: it says that all is there
+        if name.is_file():
+            kept = "guide.json" if name.parent.name == "guide" else name.name
+            shutil.copyfile(name, job.record / kept)
+    (out / "state.ckpt").unlink(missing_ok=True)
+
+
+def run(data: str, weights: str, runs: Path, workers: int) -> None:
+    """Train what is not recorded; a worker that gets free takes the plan's next run."""
+    taken: set[Job] = set()
+    began = time.monotonic()
+    with ThreadPoolExecutor(workers) as pool:
+        futures: dict[Future[None], tuple[Job, float]] = {}
+        while True:
+            left = [job for job in plan() if not job.done and job not in taken]
+            for job in left[: workers - len(futures)]:
+                taken.add(job)
+                print(f"{time.strftime('%H:%M')} {job.folder} ({len(left)} to go)", flush=True)
+                futures[pool.submit(run_job, job, data, weights, runs)] = job, time.monotonic()
+            if not futures:
+                break
+            for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                job, started = futures.pop(future)
+                future.result()
+                seconds = format_duration(time.monotonic() - started)
+                print(
+                    f"{job.folder}: mIoU {100 * job.report()['mIoU']:.2f} in {seconds}", flush=True
+                )
+    print(f"all runs are recorded, after {format_duration(time.monotonic() - began)}")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The recorded seeds of one row."""
+
+    row: str
+    jobs: list[Job]
+
+    @property
+    def miou(self) -> dict[int, float]:
+        return {job.seed: 100 * job.report()["mIoU"] for job in self.jobs}
+
+    @property
+    def guide(self) -> list[float]:
+        jobs = [job for job in self.jobs if (job.record / "guide.json").is_file()]
+        return [100 * job.report("guide")["mIoU"] for job in jobs]
+
+    @property
+    def classes(self) -> dict[str, float]:
+        """Mean IoU of each class."""
+        found = defaultdict(list)
+        for job in self.jobs:
+            for entry in job.report()["classes"]:
+                found[entry["name"]].append(100 * entry["IoU"])
+        return {name: statistics.fmean(values) for name, values in found.items()}
+
+    def curve(self) -> tuple[list[int], list[float]]:
+        """Mean validation mIoU over the iterations."""
+        found = defaultdict(list)
+        for job in self.jobs:
+            with (job.record / "val.csv").open(newline="") as file:
+                for line in csv.DictReader(file):
+                    found[int(line["iteration"])].append(100 * float(line["mIoU"]))
+        return list(found), [statistics.fmean(values) for values in found.values()]
+
+
+def summaries(start: str) -> list[Summary]:
+    """Rows of one start that have records, each at its best rate."""
+    found = []
+    for row in ROW_NAMES:
+        jobs = [Job(start, best_rate(start, row), row, seed) for seed in SEEDS]
+        if done := [job for job in jobs if job.done]:
+            found.append(Summary(row, done))
+    return found
+
+
+def spread(values: list[float], sign: str = "") -> str:
+    """'68.10 ± 0.42' of several values, '68.10' of one."""
+    mean = f"{statistics.fmean(values):{sign}.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
+
+
+def main_table(rows: list[Summary]) -> str:
+    lines = [
+        "| row | rate | seeds | mIoU | every seed | Δ to none, by seed | paper's Δ | guide mIoU |",
+        "| --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |",
+    ]
+    base, paper = rows[0].miou, ROWS[BASELINE].paper["ss"]
+    for each in rows:
+        miou = each.miou
+        deltas = [miou[seed] - base[seed] for seed in miou if seed in base]
+        first = each.row == BASELINE
+        cells = [
+            ROW_NAMES[each.row],
+            each.jobs[0].rate,
+            str(len(miou)),
+            spread(list(miou.values())),
+            " ".join(f"{value:.1f}" for value in miou.values()),
+            "" if first or not deltas else spread(deltas, "+"),
+            "" if first else f"{ROWS[each.row].paper['ss'] - paper:+.2f}",
+            spread(each.guide) if each.guide else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def rate_table(start: str) -> str:
+    lines = [f"| row | {' | '.join(RATES)} |", "| --- |" + " ---: |" * len(RATES)]
+    for row, name in ROW_NAMES.items():
+        jobs = [Job(start, rate, row, SEEDS[0]) for rate in RATES]
+        cells = [f"{100 * job.report()['mIoU']:.2f}" if job.done else "–" for job in jobs]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def class_table(rows: list[Summary]) -> str:
+    base = rows[0].classes
+    names = [ROW_NAMES[each.row] for each in rows[1:]]
+    lines = [f"| class | none | {' | '.join(names)} |", "| --- |" + " ---: |" * (len(names) + 1)]
+    for label, value in base.items():
+        cells = [f"{each.classes[label] - value:+.1f}" for each in rows[1:]]
+        lines.append(f"| {label} | {value:.1f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def guide_class_table(rows: list[Summary]) -> str:
+    """What the tokens reach on the coarse feature that trains them, and on the fine one."""
+    lines = ["| class | guide | fine |", "| --- | ---: | ---: |"]
+    guided = next((each for each in rows if each.row == "table3/full"), None)
+    if guided is None:
+        return ""
+    guide = defaultdict(list)
+    for job in guided.jobs:
+        for entry in job.report("guide")["classes"]:
+            guide[entry["name"]].append(100 * entry["IoU"])
+    for label, value in guided.classes.items():
+        lines.append(f"| {label} | {statistics.fmean(guide[label]):.1f} | {value:.1f} |")
+    return "\n".join(lines)
+
+
+def extra_table() -> str:
+    lines = ["| run | iterations | mIoU | guide mIoU |", "| --- | ---: | ---: | ---: |"]
+    for job in EXTRA:
+        if job.done:
+            iterations = VARIANTS.get(job.variant, {}).get("train.iterations")
+            guide = job.record / "guide.json"
+            cells = [
+                f"{job.row}, {job.group}",
+                iterations or SETTINGS["train.iterations"],
+                f"{100 * job.report()['mIoU']:.2f}",
+                f"{100 * job.report('guide')['mIoU']:.2f}" if guide.is_file() else "",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(found: dict[str, list[Summary]]) -> None:
+    """Every seed and the curves, one column for each start; the classes of the first start."""
+    titles = {"pretrained": "ImageNet weights", "random": "random weights"}
+    figure, axes = plt.subplots(2, len(found), figsize=(5.2 * len(found), 7.5), squeeze=False)
+    for column, (start, rows) in enumerate(found.items()):
+        dots, lines = axes[0][column], axes[1][column]
+        for place, each in enumerate(rows):
+            values = list(each.miou.values())
+            colour = f"C{list(ROW_NAMES).index(each.row)}"
+            dots.plot(values, [place] * len(values), "o", color=colour, alpha=0.7)
+            dots.plot([statistics.fmean(values)], [place], "|", color="black", markersize=18)
+            lines.plot(*each.curve(), "o-", color=colour, markersize=3, label=ROW_NAMES[each.row])
+        dots.set_yticks(range(len(rows)), [ROW_NAMES[each.row] for each in rows])
+        dots.invert_yaxis()
+        dots.set_title(f"{titles[start]}: every seed, and the mean", fontsize=10)
+        dots.set_xlabel("mIoU in percent (the axis does not start at 0)")
+        lines.set_xlabel("iteration")
+        lines.set_ylabel("validation mIoU, mean over seeds")
+        lines.legend(fontsize=7)
+        for axis in (dots, lines):
+            axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(PICTURES / "camvid-guidance.png", dpi=110)
+    rows = found[STARTS[0]]
+    shown = [each for each in rows[1:] if each.row.startswith(("table3", "section5.2"))]
+    base = rows[0].classes
+    figure, axis = plt.subplots(figsize=(9, 3.6))
+    width = 0.8 / max(1, len(shown))
+    for number, each in enumerate(shown):
+        places = [i + width * (number - (len(shown) - 1) / 2) for i in range(len(base))]
+        changes = [each.classes[name] - base[name] for name in base]
+        colour = f"C{list(ROW_NAMES).index(each.row)}"
+        axis.bar(places, changes, width, color=colour, label=ROW_NAMES[each.row])
+    axis.set_xticks(range(len(base)), base, rotation=30, ha="right")
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.set_ylabel("IoU against none, points")
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3, axis="y")
+    figure.tight_layout()
+    figure.savefig(PICTURES / "camvid-guidance-classes.png", dpi=110)
+
+
+def page() -> None:
+    found = {start: rows for start in STARTS if (rows := summaries(start))}
+    for start, rows in found.items():
+        print(f"\n## {start}\n\n{main_table(rows)}\n\n{rate_table(start)}\n\n{class_table(rows)}")
+        print(f"\n{guide_class_table(rows)}")
+    print(f"\n## Extra\n\n{extra_table()}")
+    left = [job for job in plan() if not job.done]
+    print(f"\n{len(left)} runs of the plan are not recorded")
+    draw(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("run")
+    train.add_argument("--data", required=True, help="as of 'hfgd train'")
+    train.add_argument("--weights", required=True, help="mobilenetv2_100, safetensors")
+    train.add_argument("--runs", type=Path, default=Path("runs/camvid-guidance"))
+    train.add_argument("--workers", type=int, default=2)
+    commands.add_parser("page")
+    arguments = parser.parse_args()
+    if arguments.command == "page":
+        page()
+    else:
+        run(arguments.data, arguments.weights, arguments.runs, arguments.workers)
+
+
+if __name__ == "__main__":
+    main()
