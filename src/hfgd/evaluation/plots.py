@@ -4,6 +4,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -68,7 +69,8 @@ def panels(
             axis.set_xticks([])
             axis.set_yticks([])
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=10 if len(title) < 24 else 8)
+        lines = fill(title, 26, break_long_words=False)  # a long title would run into the next one
+        axis.set_title(lines, fontsize=10 if len(title) < 24 else 8)
     figure.tight_layout(rect=(0, margin / size[1], 1, 1), h_pad=0.4, w_pad=0.4)
     figure.legend(
         handles=legend, loc="lower center", ncols=legend_columns, fontsize=8, frameon=False
