@@ -73,6 +73,12 @@ VARIANTS = {
     "it1840": {"train.iterations": "1840"},
     "crop161": {"augment.crop": "[161,225]"},
 }
+VARIANT_NAMES = {
+    "os16": "stride-16 pyramid",
+    "open_tokens": "the fine loss reaches the tokens",
+    "it1840": "1840 iterations",
+    "crop161": "crops of 161×225",
+}
 # freed memory is kept, in huge pages, instead of being given back and cleared for every tensor
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
@@ -332,18 +338,25 @@ def guide_class_table(rows: list[Summary]) -> str:
 
 
 def extra_table() -> str:
-    lines = ["| run | iterations | mIoU | guide mIoU |", "| --- | ---: | ---: | ---: |"]
-    for job in EXTRA:
-        if job.done:
-            iterations = VARIANTS.get(job.variant, {}).get("train.iterations")
-            guide = job.record / "guide.json"
-            cells = [
-                f"{job.row}, {job.group}",
-                iterations or SETTINGS["train.iterations"],
-                f"{100 * job.report()['mIoU']:.2f}",
-                f"{100 * job.report('guide')['mIoU']:.2f}" if guide.is_file() else "",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+    """The variants, and the rows that they vary; the classes that a coarse guide cannot see."""
+    small = ("pole", "sign", "fence", "pedestrian", "bicyclist")
+    lines = [
+        f"| row | variant | mIoU | guide mIoU | {' | '.join(small)} |",
+        "| --- | --- | ---: | ---: |" + " ---: |" * len(small),
+    ]
+    plain = [Job(job.start, job.rate, job.row, job.seed) for job in EXTRA]
+    jobs = sorted(dict.fromkeys([*plain, *EXTRA]), key=lambda job: (job.row, job.variant))
+    for job in (job for job in jobs if job.done):
+        report, guide = job.report(), job.record / "guide.json"
+        classes = {entry["name"]: 100 * entry["IoU"] for entry in report["classes"]}
+        cells = [
+            ROW_NAMES.get(job.row, job.row),
+            VARIANT_NAMES.get(job.variant, ""),
+            f"{100 * report['mIoU']:.2f}",
+            f"{100 * job.report('guide')['mIoU']:.2f}" if guide.is_file() else "",
+            *(f"{classes[name]:.1f}" for name in small),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
