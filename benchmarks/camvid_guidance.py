@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,14 +245,19 @@ class Summary:
         jobs = [job for job in self.jobs if (job.record / "guide.json").is_file()]
         return [100 * job.report("guide")["mIoU"] for job in jobs]
 
-    @property
-    def classes(self) -> dict[str, float]:
-        """Mean IoU of each class."""
+    def classes(self, seeds: Iterable[int]) -> dict[str, float]:
+        """Mean IoU of each class over these seeds."""
         found = defaultdict(list)
-        for job in self.jobs:
+        for job in (job for job in self.jobs if job.seed in seeds):
             for entry in job.report()["classes"]:
                 found[entry["name"]].append(100 * entry["IoU"])
         return {name: statistics.fmean(values) for name, values in found.items()}
+
+    def changes(self, base: "Summary") -> dict[str, float]:
+        """Differences of each class to another row, over the seeds that both have."""
+        seeds = self.miou.keys() & base.miou.keys()
+        mine, other = self.classes(seeds), base.classes(seeds)
+        return {name: mine[name] - other[name] for name in mine}
 
     def curve(self) -> tuple[list[int], list[float]]:
         """Mean validation mIoU over the iterations."""
@@ -313,11 +319,12 @@ def rate_table(start: str) -> str:
 
 
 def class_table(rows: list[Summary]) -> str:
-    base = rows[0].classes
+    base = rows[0].classes(SEEDS)
+    changes = [each.changes(rows[0]) for each in rows[1:]]
     names = [ROW_NAMES[each.row] for each in rows[1:]]
     lines = [f"| class | none | {' | '.join(names)} |", "| --- |" + " ---: |" * (len(names) + 1)]
     for label, value in base.items():
-        cells = [f"{each.classes[label] - value:+.1f}" for each in rows[1:]]
+        cells = [f"{change[label]:+.1f}" for change in changes]
         lines.append(f"| {label} | {value:.1f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -332,7 +339,7 @@ def guide_class_table(rows: list[Summary]) -> str:
     for job in guided.jobs:
         for entry in job.report("guide")["classes"]:
             guide[entry["name"]].append(100 * entry["IoU"])
-    for label, value in guided.classes.items():
+    for label, value in guided.classes(SEEDS).items():
         lines.append(f"| {label} | {statistics.fmean(guide[label]):.1f} | {value:.1f} |")
     return "\n".join(lines)
 
@@ -385,12 +392,12 @@ def draw(found: dict[str, list[Summary]]) -> None:
     figure.savefig(PICTURES / "camvid-guidance.png", dpi=110)
     rows = found[STARTS[0]]
     shown = [each for each in rows[1:] if each.row.startswith(("table3", "section5.2"))]
-    base = rows[0].classes
+    base = rows[0].classes(SEEDS)
     figure, axis = plt.subplots(figsize=(9, 3.6))
     width = 0.8 / max(1, len(shown))
     for number, each in enumerate(shown):
         places = [i + width * (number - (len(shown) - 1) / 2) for i in range(len(base))]
-        changes = [each.classes[name] - base[name] for name in base]
+        changes = list(each.changes(rows[0]).values())
         colour = f"C{list(ROW_NAMES).index(each.row)}"
         axis.bar(places, changes, width, color=colour, label=ROW_NAMES[each.row])
     axis.set_xticks(range(len(base)), base, rotation=30, ha="right")
