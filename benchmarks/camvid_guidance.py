@@ -66,17 +66,19 @@ SETTINGS = {
     "train.checkpoint_every": "230",
     "train.workers": "0",
 }
-# what explains the result: a finer guide, tokens that the fine loss reaches, a schedule twice as
-# long, smaller crops
+# what explains the result: a finer guide, tokens or backbone that the fine loss reaches, a schedule
+# twice as long, smaller crops
 VARIANTS = {
     "os16": {"model.backbone.output_stride": "16"},
     "open_tokens": {"model.guidance.stop_tokens": "false"},
+    "open_features": {"model.guidance.stop_features": "false"},
     "it1840": {"train.iterations": "1840"},
     "crop161": {"augment.crop": "[161,225]"},
 }
 VARIANT_NAMES = {
     "os16": "stride-16 pyramid",
     "open_tokens": "the fine loss reaches the tokens",
+    "open_features": "the fine loss reaches the backbone",
     "it1840": "1840 iterations",
     "crop161": "crops of 161×225",
 }
@@ -120,18 +122,21 @@ class Job:
         return json.loads((self.record / f"{name}.json").read_text())
 
 
-EXTRA = tuple(
-    Job("pretrained", "1e-3", row, SEEDS[0], variant)
-    for row, variant in (
-        (BASELINE, "os16"),
-        ("table3/guidance", "os16"),
-        ("table3/guidance", "open_tokens"),
-        ("table3/full", "os16"),
-        (BASELINE, "it1840"),
-        ("table3/full", "it1840"),
-        ("section5.1/fcn", ""),
-        (BASELINE, "crop161"),
-    )
+EXTRA = (
+    *(
+        Job("pretrained", "1e-3", row, seed, "os16")
+        for seed in SEEDS
+        for row in (BASELINE, "table3/guidance", "table3/full")
+    ),
+    *(
+        Job("pretrained", "1e-3", "table3/guidance", seed, variant)
+        for seed in SEEDS
+        for variant in ("open_features", "open_tokens")
+    ),
+    Job("pretrained", "1e-3", "section5.1/fcn", SEEDS[0]),
+    Job("pretrained", "1e-3", BASELINE, SEEDS[0], "it1840"),
+    Job("pretrained", "1e-3", "table3/full", SEEDS[0], "it1840"),
+    Job("pretrained", "1e-3", BASELINE, SEEDS[0], "crop161"),
 )
 
 
@@ -148,13 +153,14 @@ def plan() -> list[Job]:
     jobs = []
     rows = [row for row in ROW_NAMES if row != DEAREST]
     for start in STARTS:
-        jobs += [Job(start, rate, BASELINE, SEEDS[0]) for rate in ALL_RATES]
+        jobs += [Job(start, rate, BASELINE, SEEDS[0]) for rate in RATES[start]]
         rate = best_rate(start, BASELINE)
         jobs += [Job(start, rate, row, seed) for seed in SEEDS for row in rows]
     for start in STARTS:
         jobs += [Job(start, best_rate(start, BASELINE), DEAREST, seed) for seed in SEEDS]
     jobs += EXTRA
     for start in STARTS:
+        jobs += [Job(start, rate, BASELINE, SEEDS[0]) for rate in ALL_RATES]
         jobs += [Job(start, rate, row, SEEDS[0]) for row in ROW_NAMES for rate in RATES[start]]
         jobs += [
             Job(start, best_rate(start, row), row, seed) for row in ROW_NAMES for seed in SEEDS
@@ -262,6 +268,12 @@ class Summary:
         mine, other = self.classes(seeds), base.classes(seeds)
         return {name: mine[name] - other[name] for name in mine}
 
+    def differences(self, base: "Summary") -> str:
+        """Differences in mIoU to another row, over the seeds that both have: mean and spread."""
+        mine, other = self.miou, base.miou
+        deltas = [mine[seed] - other[seed] for seed in mine if seed in other]
+        return spread(deltas, "+") if deltas else ""
+
     def curve(self) -> tuple[list[int], list[float]]:
         """Mean validation mIoU over the iterations."""
         found = defaultdict(list)
@@ -295,10 +307,9 @@ def main_table(rows: list[Summary]) -> str:
         "| row | rate | seeds | mIoU | every seed | Δ to none, by seed | paper's Δ | guide mIoU |",
         "| --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |",
     ]
-    base, paper = rows[0].miou, ROWS[BASELINE].paper["ss"]
+    paper = ROWS[BASELINE].paper["ss"]
     for each in rows:
         miou = each.miou
-        deltas = [miou[seed] - base[seed] for seed in miou if seed in base]
         first = each.row == BASELINE
         cells = [
             ROW_NAMES[each.row],
@@ -306,7 +317,7 @@ def main_table(rows: list[Summary]) -> str:
             str(len(miou)),
             spread(list(miou.values())),
             " ".join(f"{value:.1f}" for value in miou.values()),
-            "" if first or not deltas else spread(deltas, "+"),
+            "" if first else each.differences(rows[0]),
             "" if first or not pretrained else f"{ROWS[each.row].paper['ss'] - paper:+.2f}",
             spread(each.guide) if each.guide else "",
         ]
@@ -350,23 +361,30 @@ def guide_class_table(rows: list[Summary]) -> str:
 
 
 def extra_table() -> str:
-    """The variants, and the rows that they vary; the classes that a coarse guide cannot see."""
+    """The variants, below the rows that they vary; the classes that a coarse guide cannot see."""
     small = ("pole", "sign", "fence", "pedestrian", "bicyclist")
     lines = [
-        f"| row | variant | mIoU | guide mIoU | {' | '.join(small)} |",
-        "| --- | --- | ---: | ---: |" + " ---: |" * len(small),
+        "| row | variant | seeds | mIoU | Δ to the row, by seed | Δ to none, by seed | guide mIoU "
+        f"| {' | '.join(small)} |",
+        "| --- | --- |" + " ---: |" * (5 + len(small)),
     ]
-    plain = [Job(job.start, job.rate, job.row, job.seed) for job in EXTRA]
-    jobs = sorted(dict.fromkeys([*plain, *EXTRA]), key=lambda job: (job.row, job.variant))
-    for job in (job for job in jobs if job.done):
-        report, guide = job.report(), job.record / "guide.json"
-        classes = {entry["name"]: 100 * entry["IoU"] for entry in report["classes"]}
+    found = {}
+    for row in dict.fromkeys(job.row for job in EXTRA):
+        for variant in ("", *VARIANTS):
+            jobs = [Job("pretrained", "1e-3", row, seed, variant) for seed in SEEDS]
+            if done := [job for job in jobs if job.done]:
+                found[row, variant] = Summary(row, done)
+    for (row, variant), each in found.items():
+        base = found.get((BASELINE, variant))
         cells = [
-            ROW_NAMES.get(job.row, job.row),
-            VARIANT_NAMES.get(job.variant, ""),
-            f"{100 * report['mIoU']:.2f}",
-            f"{100 * job.report('guide')['mIoU']:.2f}" if guide.is_file() else "",
-            *(f"{classes[name]:.1f}" for name in small),
+            ROW_NAMES.get(row, "FCN alone"),
+            VARIANT_NAMES.get(variant, ""),
+            str(len(each.jobs)),
+            spread(list(each.miou.values())),
+            each.differences(found[row, ""]) if variant else "",
+            each.differences(base) if base and row != BASELINE else "",
+            spread(each.guide) if each.guide else "",
+            *(f"{each.classes(SEEDS)[name]:.1f}" for name in small),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
