@@ -47,9 +47,9 @@ ROW_NAMES = {
 }
 BASELINE = "table3/none"
 DEAREST = "table9/hfgd_os2"  # two and a half times the baseline's time
-# every row's rates; the baseline alone also tries the rest, which shows that the best is not outside
+# every row's rates, and those of the baseline, which show that the best is not outside
 RATES = {"pretrained": ("5e-4", "1e-3"), "random": ("1e-3", "2e-3")}
-ALL_RATES = ("5e-4", "1e-3", "2e-3")
+BASELINE_RATES = {"pretrained": ("5e-4", "1e-3", "2e-3"), "random": ("1e-3", "2e-3", "4e-3")}
 SEEDS = (0, 1, 2)
 SETTINGS = {
     "model.backbone.name": "mobilenetv2_100",
@@ -153,14 +153,13 @@ def plan() -> list[Job]:
     jobs = []
     rows = [row for row in ROW_NAMES if row != DEAREST]
     for start in STARTS:
-        jobs += [Job(start, rate, BASELINE, SEEDS[0]) for rate in RATES[start]]
+        jobs += [Job(start, rate, BASELINE, SEEDS[0]) for rate in BASELINE_RATES[start]]
         rate = best_rate(start, BASELINE)
         jobs += [Job(start, rate, row, seed) for seed in SEEDS for row in rows]
     for start in STARTS:
         jobs += [Job(start, best_rate(start, BASELINE), DEAREST, seed) for seed in SEEDS]
     jobs += EXTRA
     for start in STARTS:
-        jobs += [Job(start, rate, BASELINE, SEEDS[0]) for rate in ALL_RATES]
         jobs += [Job(start, rate, row, SEEDS[0]) for row in ROW_NAMES for rate in RATES[start]]
         jobs += [
             Job(start, best_rate(start, row), row, seed) for row in ROW_NAMES for seed in SEEDS
@@ -285,12 +284,13 @@ class Summary:
 
 
 def summaries(start: str) -> list[Summary]:
-    """Rows of one start that have records, each at its best rate."""
+    """Rows of one start, each at its best rate; of those that have tried the baseline's best one."""
     found = []
     for row in ROW_NAMES:
+        if not Job(start, best_rate(start, BASELINE), row, SEEDS[0]).done:
+            continue
         jobs = [Job(start, best_rate(start, row), row, seed) for seed in SEEDS]
-        if done := [job for job in jobs if job.done]:
-            found.append(Summary(row, done))
+        found.append(Summary(row, [job for job in jobs if job.done]))
     return found
 
 
@@ -326,9 +326,10 @@ def main_table(rows: list[Summary]) -> str:
 
 
 def rate_table(start: str) -> str:
-    lines = [f"| row | {' | '.join(ALL_RATES)} |", "| --- |" + " ---: |" * len(ALL_RATES)]
+    rates = BASELINE_RATES[start]
+    lines = [f"| row | {' | '.join(rates)} |", "| --- |" + " ---: |" * len(rates)]
     for row, name in ROW_NAMES.items():
-        jobs = [Job(start, rate, row, SEEDS[0]) for rate in ALL_RATES]
+        jobs = [Job(start, rate, row, SEEDS[0]) for rate in rates]
         cells = [f"{100 * job.report()['mIoU']:.2f}" if job.done else "–" for job in jobs]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -127,7 +127,7 @@ def without_slow_strides(network: nn.Module) -> None:
     """Let strided depthwise convolutions train as dense ones of which every second value is kept.
 
     The results are the same. On a CPU in bf16 the backward pass of the strided ones falls to a
-    general kernel that takes 13 to 90 times longer (benchmarks/training.md).
+    general kernel that takes 2 to 22 times longer (benchmarks/training.md).
     """
     for module in network.modules():
         if type(module) is not nn.Conv2d or module.padding_mode != "zeros":
