@@ -441,7 +441,7 @@ def page() -> None:
     print(f"\n## Extra\n\n{extra_table()}")
     left = [job for job in plan() if not job.done]
     print(f"\n{len(left)} runs of the plan are not recorded")
-    draw(found)
+    draw({start: rows for start, rows in found.items() if len(rows) > 1})
 
 
 def main() -> None:
