@@ -161,9 +161,9 @@ def plan() -> list[Job]:
     jobs += EXTRA
     for start in STARTS:
         jobs += [Job(start, rate, row, SEEDS[0]) for row in ROW_NAMES for rate in RATES[start]]
-        jobs += [
-            Job(start, best_rate(start, row), row, seed) for row in ROW_NAMES for seed in SEEDS
-        ]
+        for row in ROW_NAMES:
+            if all(Job(start, rate, row, SEEDS[0]).done for rate in RATES[start]):
+                jobs += [Job(start, best_rate(start, row), row, seed) for seed in SEEDS]
     return list(dict.fromkeys(jobs))
 
 
