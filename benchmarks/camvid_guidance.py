@@ -142,7 +142,8 @@ EXTRA = (
 
 def best_rate(start: str, row: str) -> str:
     """The rate of the row's best run with the first seed, of those recorded so far."""
-    tried = [job for rate in RATES[start] if (job := Job(start, rate, row, SEEDS[0])).done]
+    rates = BASELINE_RATES[start]
+    tried = [job for rate in rates if (job := Job(start, rate, row, SEEDS[0])).done]
     return max(tried, key=lambda job: job.report()["mIoU"]).rate if tried else "1e-3"
 
 
