@@ -6,13 +6,15 @@
 ``run`` trains what is not yet recorded, several runs side by side with one thread each, and may be
 interrupted and started again. Of a finished run it keeps recipe, scores and curves below
 ``benchmarks/camvid_guidance/`` in the layout of ``hfgd ablate``, and the models in ``--runs``.
-``page`` prints the tables of the page and draws its pictures from these records.
+``page`` puts the tables of these records into the page, between its ``<!-- table: … -->`` marks, and
+draws its plots.
 """
 
 import argparse
 import csv
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -34,7 +36,8 @@ from hfgd.progress import format_duration
 from hfgd.recipes import ROWS
 
 RECORDS = Path(__file__).with_suffix("")
-PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
+PAGE = Path(__file__).parents[1] / "docs" / "results" / "camvid-guidance.md"
+PICTURES = PAGE.parents[1] / "pictures"
 STARTS = ("pretrained", "random")
 ROW_NAMES = {
     "table3/none": "none",
@@ -66,12 +69,13 @@ SETTINGS = {
     "train.checkpoint_every": "230",
     "train.workers": "0",
 }
-# what explains the result: a finer guide, tokens or backbone that the fine loss reaches, a schedule
-# twice as long, smaller crops
+# what explains the result: a finer guide, tokens or backbone that the fine loss reaches, a guide
+# that counts less, a schedule twice as long, smaller crops
 VARIANTS = {
     "os16": {"model.backbone.output_stride": "16"},
     "open_tokens": {"model.guidance.stop_tokens": "false"},
     "open_features": {"model.guidance.stop_features": "false"},
+    "guide0.4": {"loss.guide": "0.4"},
     "it1840": {"train.iterations": "1840"},
     "crop161": {"augment.crop": "[161,225]"},
 }
@@ -79,6 +83,7 @@ VARIANT_NAMES = {
     "os16": "stride-16 pyramid",
     "open_tokens": "the fine loss reaches the tokens",
     "open_features": "the fine loss reaches the backbone",
+    "guide0.4": "the guide's loss × 0.4",
     "it1840": "1840 iterations",
     "crop161": "crops of 161×225",
 }
@@ -134,6 +139,7 @@ EXTRA = (
         for variant in ("open_features", "open_tokens")
     ),
     Job("pretrained", "1e-3", "section5.1/fcn", SEEDS[0]),
+    Job("pretrained", "1e-3", "section5.2/no_stop_gradient", SEEDS[0], "guide0.4"),
     Job("pretrained", "1e-3", BASELINE, SEEDS[0], "it1840"),
     Job("pretrained", "1e-3", "table3/full", SEEDS[0], "it1840"),
     Job("pretrained", "1e-3", BASELINE, SEEDS[0], "crop161"),
@@ -436,13 +442,20 @@ def draw(found: dict[str, list[Summary]]) -> None:
 
 def page() -> None:
     found = {start: rows for start in STARTS if (rows := summaries(start))}
+    tables = {"variants": extra_table()}
     for start, rows in found.items():
-        print(f"\n## {start}\n\n{main_table(rows)}\n\n{rate_table(start)}\n\n{class_table(rows)}")
-        print(f"\n{guide_class_table(rows)}")
-    print(f"\n## Extra\n\n{extra_table()}")
-    left = [job for job in plan() if not job.done]
-    print(f"\n{len(left)} runs of the plan are not recorded")
+        tables |= {start: main_table(rows), f"{start} rates": rate_table(start)}
+        tables[f"{start} classes"] = class_table(rows)
+        tables[f"{start} guide classes"] = guide_class_table(rows)
+    text = PAGE.read_text(encoding="utf-8")
+    for mark in re.findall(r"<!-- table: (.*) -->", text):
+        before, _, rest = text.partition(f"<!-- table: {mark} -->\n")
+        after = rest.partition("<!-- end -->\n")[2]
+        text = f"{before}<!-- table: {mark} -->\n{tables[mark]}\n<!-- end -->\n{after}"
+    PAGE.write_text(text, encoding="utf-8")
     draw({start: rows for start, rows in found.items() if len(rows) > 1})
+    left = [job for job in plan() if not job.done]
+    print(f"written: {PAGE}; {len(left)} runs of the plan are not recorded")
 
 
 def main() -> None:
