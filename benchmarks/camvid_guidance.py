@@ -179,7 +179,7 @@ def settings(job: Job, weights: str) -> dict[str, str]:
         "model.backbone.pretrained": weights if job.start == "pretrained" else "false",
         "optim.lr": job.rate,
         "train.seed": str(job.seed),
-        **VARIANTS.get(job.variant, {}),
+        **(VARIANTS[job.variant] if job.variant else {}),
     }
 
 
