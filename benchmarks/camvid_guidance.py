@@ -210,7 +210,8 @@ def run_job(job: Job, data: str, weights: str, runs: Path) -> None:
         for command in commands:
             full = [sys.executable, "-m", "hfgd", *command]
             if subprocess.run(full, stdout=file, stderr=file, env=environment).returncode:
-                raise SystemExit(f"{job.folder} failed; see {log}")
+                *_, reason = log.read_text().splitlines() or ["no word of why"]
+                raise SystemExit(f"{job.folder} failed: {reason} (the whole log: {log})")
     job.record.mkdir(parents=True, exist_ok=True)
     files = ["recipe.yaml", "logs/train.csv", "logs/val.csv", "guide/report.json", "report.json"]
     for name in (out / name for name in files):  # report.json last: it says that all is there
@@ -409,14 +410,14 @@ def draw(found: dict[str, list[Summary]]) -> None:
             colour = f"C{list(ROW_NAMES).index(each.row)}"
             dots.plot(values, [place] * len(values), "o", color=colour, alpha=0.7)
             dots.plot([statistics.fmean(values)], [place], "|", color="black", markersize=18)
-            lines.plot(*each.curve(), "o-", color=colour, markersize=3, label=ROW_NAMES[each.row])
+            lines.plot(*each.curve(), "o-", color=colour, markersize=3)
         dots.set_yticks(range(len(rows)), [ROW_NAMES[each.row] for each in rows])
         dots.invert_yaxis()
         dots.set_title(f"{titles[start]}: every seed, and the mean", fontsize=10)
         dots.set_xlabel("mIoU in percent (the axis does not start at 0)")
         lines.set_xlabel("iteration")
         lines.set_ylabel("validation mIoU, mean over seeds")
-        lines.legend(fontsize=7, loc="lower right")
+        lines.set_title("while training; colours as above", fontsize=10)
         for axis in (dots, lines):
             axis.grid(alpha=0.3)
     figure.tight_layout()
@@ -471,6 +472,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "page":
         page()
+    elif not Path(arguments.weights).is_file():
+        parser.error(f"there is no weights file '{arguments.weights}'; give its path as --weights")
     else:
         run(arguments.data, arguments.weights, arguments.runs, arguments.workers)
 
