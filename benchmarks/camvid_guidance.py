@@ -210,7 +210,7 @@ def run_job(job: Job, data: str, weights: str, runs: Path) -> None:
         for command in commands:
             full = [sys.executable, "-m", "hfgd", *command]
             if subprocess.run(full, stdout=file, stderr=file, env=environment).returncode:
-                *_, reason = log.read_text().splitlines() or ["no word of why"]
+                *_, reason = log.read_text(encoding="utf-8").splitlines() or ["no word of why"]
                 raise SystemExit(f"{job.folder} failed: {reason} (the whole log: {log})")
     job.record.mkdir(parents=True, exist_ok=True)
     files = ["recipe.yaml", "logs/train.csv", "logs/val.csv", "guide/report.json", "report.json"]
