@@ -155,8 +155,8 @@ def best_rate(start: str, row: str) -> str:
 
 def plan() -> list[Job]:
     """Every run, the most telling first: the baseline's rate and all rows at it, from both starts;
-    the dearest row; the variants; the same rates for every row, and the rest of the seeds where a
-    row did best at another rate."""
+    the dearest row; the same rates for every row, and the rest of the seeds where a row did best at
+    another rate; the variants."""
     jobs = []
     rows = [row for row in ROW_NAMES if row != DEAREST]
     for start in STARTS:
@@ -165,13 +165,12 @@ def plan() -> list[Job]:
         jobs += [Job(start, rate, row, seed) for seed in SEEDS for row in rows]
     for start in STARTS:
         jobs += [Job(start, best_rate(start, BASELINE), DEAREST, seed) for seed in SEEDS]
-    jobs += EXTRA
     for start in STARTS:
         jobs += [Job(start, rate, row, SEEDS[0]) for row in ROW_NAMES for rate in RATES[start]]
         for row in ROW_NAMES:
             if all(Job(start, rate, row, SEEDS[0]).done for rate in RATES[start]):
                 jobs += [Job(start, best_rate(start, row), row, seed) for seed in SEEDS]
-    return list(dict.fromkeys(jobs))
+    return list(dict.fromkeys([*jobs, *EXTRA]))
 
 
 def settings(job: Job, weights: str) -> dict[str, str]:
