@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import matplotlib
 
@@ -182,6 +184,17 @@ def settings(job: Job, weights: str) -> dict[str, str]:
     }
 
 
+RUNNING: set[subprocess.Popen] = set()
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """On Ctrl-C and SIGTERM: what runs saves itself, and nothing is started after it."""
+    for process in list(RUNNING):
+        process.terminate()
+    print("stopped; the same command goes on", file=sys.stderr)
+    raise SystemExit(128 + number)
+
+
 def run_job(job: Job, data: str, weights: str, runs: Path) -> None:
     """Train, score the guiding branch, keep the record."""
     out = runs / job.folder
@@ -208,7 +221,10 @@ def run_job(job: Job, data: str, weights: str, runs: Path) -> None:
     with log.open("a") as file:
         for command in commands:
             full = [sys.executable, "-m", "hfgd", *command]
-            if subprocess.run(full, stdout=file, stderr=file, env=environment).returncode:
+            with subprocess.Popen(full, stdout=file, stderr=file, env=environment) as process:
+                RUNNING.add(process)
+            RUNNING.discard(process)
+            if process.returncode:
                 *_, reason = log.read_text(encoding="utf-8").splitlines() or ["no word of why"]
                 raise SystemExit(f"{job.folder} failed: {reason} (the whole log: {log})")
     job.record.mkdir(parents=True, exist_ok=True)
@@ -474,6 +490,8 @@ def main() -> None:
     elif not Path(arguments.weights).is_file():
         parser.error(f"there is no weights file '{arguments.weights}'; give its path as --weights")
     else:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
         run(arguments.data, arguments.weights, arguments.runs, arguments.workers)
 
 
