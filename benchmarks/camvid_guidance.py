@@ -349,11 +349,16 @@ def main_table(rows: list[Summary]) -> str:
 
 
 def rate_table(start: str) -> str:
+    """The first seed at every rate, and the mean of all seeds where they were run."""
     rates = BASELINE_RATES[start]
     lines = [f"| row | {' | '.join(rates)} |", "| --- |" + " ---: |" * len(rates)]
     for row, name in ROW_NAMES.items():
-        jobs = [Job(start, rate, row, SEEDS[0]) for rate in rates]
-        cells = [f"{100 * job.report()['mIoU']:.2f}" if job.done else "–" for job in jobs]
+        cells = []
+        for rate in rates:
+            jobs = [Job(start, rate, row, seed) for seed in SEEDS]
+            values = list(Summary(row, [job for job in jobs if job.done]).miou.values())
+            mean = f" ({statistics.fmean(values):.2f})" if len(values) == len(SEEDS) else ""
+            cells.append(f"{values[0]:.2f}{mean}" if values else "–")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
