@@ -136,7 +136,7 @@ EXTRA = (
     *(Job("pretrained", "1e-3", row, seed, LONG) for seed in SEEDS for row in LONG_ROWS),
     *(
         Job("pretrained", "1e-3", row, seed, "os16")
-        for seed in SEEDS
+        for seed in SEEDS[:2]
         for row in (BASELINE, "table3/guidance")
     ),
     Job("pretrained", "1e-3", "table3/full", SEEDS[0], "os16"),
