@@ -15,8 +15,8 @@ import time
 import torch
 
 from hfgd.data.classes import ClassSet
-from hfgd.evaluation.inference import label_image
-from hfgd.evaluation.protocol import PROTOCOLS
+from hfgd.inference.passes import label_image
+from hfgd.inference.protocol import PROTOCOLS
 from hfgd.model import BackboneSpec, ModelSpec, build
 from hfgd.model.segmenter import evaluating
 

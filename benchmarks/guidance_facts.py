@@ -21,7 +21,7 @@ from hfgd.data.open import open_dataset
 from hfgd.data.transforms import Augment
 from hfgd.evaluation.evaluate import Tally, evaluate
 from hfgd.geometry import Frame, Grid
-from hfgd.losses import loss_terms
+from hfgd.losses.terms import loss_terms
 from hfgd.model.build import build
 
 PARTS = ("backbone", "encoder", "class tokens", "upsampler", "axial attention")

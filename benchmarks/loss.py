@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from hfgd import upsampled
 from hfgd.data.classes import IGNORE
 from hfgd.geometry import Frame, Grid
-from hfgd.losses import LossSpec, loss_terms
+from hfgd.losses.terms import LossSpec, loss_terms
 from hfgd.model.segmenter import SegOutput
 
 

@@ -21,7 +21,7 @@ from hfgd.data.classes import IGNORE
 from hfgd.data.loader import TrainBatches, TrainStream
 from hfgd.data.open import open_dataset
 from hfgd.data.transforms import Augment
-from hfgd.losses import loss_terms
+from hfgd.losses.terms import loss_terms
 from hfgd.model import axial_attention, build
 from hfgd.model.segmenter import SegOutput
 from hfgd.recipes import find_recipe

@@ -13,7 +13,7 @@ from hfgd.checkpoint import load_model, save_model
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
 from hfgd.model import BackboneSpec, ModelSpec, build
-from hfgd.model.backbone import Backbone
+from hfgd.model.backbones import TimmPyramid
 from hfgd.recipes.spec import Recipe
 
 CLASSES = ClassSet.of(["sky", "road"], [(1, 2, 3), (4, 5, 6)])
@@ -24,7 +24,7 @@ def saved(tmp_path):
     recipe = Recipe(name="toy", model=ModelSpec(backbone=TOYS["test_resnet"], width=16))
     model = build(recipe.model, CLASSES)
     model.backbone.mean.fill_(0.25)  # a checkpoint carries its own normalisation
-    save_model(model, recipe, tmp_path / "model", {"iteration": 7})
+    save_model(model, tmp_path / "model", {"iteration": 7})
     return tmp_path / "model", model
 
 
@@ -53,7 +53,7 @@ def test_a_pretrained_backbone_is_not_fetched_when_loading(tmp_path, dtype):
     spec = BackboneSpec(name="test_resnet", pretrained=True)
     recipe = Recipe(name="toy", model=ModelSpec(backbone=spec, width=16))
     random = recipe.model.model_copy(update={"backbone": TOYS["test_resnet"]})
-    save_model(build(random, CLASSES), recipe, tmp_path / "model")
+    save_model(build(random, CLASSES), tmp_path / "model")
     assert load_model(tmp_path / "model").classes == CLASSES
 
 
@@ -65,7 +65,7 @@ def damage(folder, kind):
         save_file({"other": torch.zeros(3)}, weights)
     elif kind == "reshaped":
         content = json.loads(config.read_text())
-        content["recipe"]["model"]["width"] = 32
+        content["model"]["width"] = 32
         config.write_text(json.dumps(content))
     elif kind == "no weights":
         weights.unlink()
@@ -76,7 +76,7 @@ def damage(folder, kind):
     elif kind == "foreign config":
         config.write_text("{}")
     elif kind == "newer":
-        config.write_text(config.read_text().replace('"format": 1', '"format": 99'))
+        config.write_text(config.read_text().replace('"format": 2', '"format": 99'))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_local_backbone_weights(tmp_path, suffix):
         torch.save(whole.state_dict(), path)
     else:
         save_file(whole.state_dict(), path)
-    backbone = Backbone("test_resnet", pretrained=str(path))
+    backbone = TimmPyramid("test_resnet", pretrained=str(path))
     assert torch.equal(backbone.net.conv1[0].weight, whole.conv1[0].weight)
     assert torch.equal(backbone.net.layer4[0].conv1.weight, whole.layer4[0].conv1.weight)
 
@@ -137,13 +137,13 @@ def test_local_backbone_weights_that_do_not_fit(tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file({k: v for k, v in weights.items() if k != "layer1.0.conv1.weight"}, path)
     with pytest.raises(HfgdError, match=r"lacks 1 of .* 'layer1\.0\.conv1\.weight' first"):
-        Backbone("test_resnet", pretrained=str(path))
+        TimmPyramid("test_resnet", pretrained=str(path))
     save_file(weights | {"layer1.0.conv1.weight": torch.zeros(1, 2, 3, 3)}, path)
     with pytest.raises(HfgdError, match=r"'layer1\.0\.conv1\.weight'.* has shape \[1, 2, 3, 3\]"):
-        Backbone("test_resnet", pretrained=str(path))
+        TimmPyramid("test_resnet", pretrained=str(path))
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(HfgdError, match="cannot be read"):
-        Backbone("test_resnet", pretrained=str(path))
+        TimmPyramid("test_resnet", pretrained=str(path))
 
 
 def test_pickled_backbone_weights_are_not_run(tmp_path):
@@ -153,7 +153,7 @@ def test_pickled_backbone_weights_are_not_run(tmp_path):
 
     torch.save({"state_dict": Trap()}, tmp_path / "trap.pth")
     with pytest.raises(HfgdError, match="holds more than tensors"):
-        Backbone("test_resnet", pretrained=str(tmp_path / "trap.pth"))
+        TimmPyramid("test_resnet", pretrained=str(tmp_path / "trap.pth"))
     assert not (tmp_path / "sprung").exists()
 
 
@@ -164,19 +164,19 @@ def test_offline_without_a_cache_says_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(
         HfgdError, match=r"not in the local cache.*model\.backbone\.pretrained=PATH"
     ):
-        Backbone("resnet18", pretrained=True)
+        TimmPyramid("resnet18", pretrained=True)
 
 
 def test_real_weights_give_other_features_than_random_ones(shared):
     path = shared / "weights" / "mobilenetv2_100_imagenet.safetensors"
     if not path.is_file():
         pytest.skip("no real weights there")
-    real = Backbone("mobilenetv2_100", pretrained=str(path)).eval()
+    real = TimmPyramid("mobilenetv2_100", pretrained=str(path)).eval()
     stored = load_file(path)
     assert torch.equal(real.net.conv_stem.weight, stored["conv_stem.weight"].float())
     assert real.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
     assert real.std.flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
-    random = Backbone("mobilenetv2_100").eval()
+    random = TimmPyramid("mobilenetv2_100").eval()
     image = torch.rand(1, 3, 97, 97)
     with torch.inference_mode():
         a, b = real(image)[-1], random(image)[-1]

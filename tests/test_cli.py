@@ -18,7 +18,7 @@ from hfgd.recipes.spec import Recipe
 def model(tmp_path):
     """A saved model of the tiny folder's classes."""
     recipe = Recipe(name="toy", model=ModelSpec(backbone=TOYS["test_resnet"], width=16))
-    save_model(build(recipe.model, ClassSet.of(["a", "b", "c"])), recipe, tmp_path / "model")
+    save_model(build(recipe.model, ClassSet.of(["a", "b", "c"])), tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -254,7 +254,7 @@ def test_protocols_groups_and_limit(run, model, folder, tmp_path):
 def test_compare_two_models(run, model, folder, tmp_path):
     recipe = Recipe(name="other", model=ModelSpec(backbone=TOYS["test_convnext"], width=16))
     other = tmp_path / "other"
-    save_model(build(recipe.model, ClassSet.of(["a", "b", "c"])), recipe, other)
+    save_model(build(recipe.model, ClassSet.of(["a", "b", "c"])), other)
     words = ["compare", model, other, "--data", folder, "--out", tmp_path / "c"]
     code, out, err = run(*words)
     assert code == 0, err
@@ -272,7 +272,7 @@ def test_server_files_hold_the_servers_ids(run, tmp_path):
     from hfgd.data.known.cityscapes import CITYSCAPES, LABEL_IDS
 
     recipe = Recipe(name="city", model=ModelSpec(backbone=TOYS["test_resnet"], width=16))
-    save_model(build(recipe.model, CITYSCAPES.classes), recipe, tmp_path / "city")
+    save_model(build(recipe.model, CITYSCAPES.classes), tmp_path / "city")
     (tmp_path / "in/berlin").mkdir(parents=True)
     name = "berlin_000000_000019_leftImg8bit.png"
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)

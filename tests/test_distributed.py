@@ -15,12 +15,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from conftest import recipe, toy, wait_for_iteration, weights
-from hfgd.car import car_terms
 from hfgd.data.scenes import ScenesDataset
 from hfgd.errors import HfgdError
 from hfgd.evaluation.evaluate import evaluate
-from hfgd.launch import take_part
-from hfgd.processes import joining
+from hfgd.inference.labeller import NetworkLabeller
+from hfgd.losses.car import car_terms
+from hfgd.parallel.launch import take_part
+from hfgd.parallel.processes import joining
 from hfgd.training.fit import fit
 from hfgd.training.stop import Terminated
 
@@ -30,7 +31,7 @@ def scored():
     dataset = ScenesDataset("val", 5, size=(40, 56))  # five images: not divisible by two
     model = toy(classes=9)
     object.__setattr__(model, "classes", dataset.classes)
-    scores = evaluate(model, dataset, boundary=0.02)
+    scores = evaluate(NetworkLabeller(model), dataset, boundary=0.02)
     return scores.matrix, scores.boundary, scores.images.names, scores.images.counts
 
 

@@ -14,10 +14,11 @@ from hfgd.data.dataset import Part
 from hfgd.data.scenes import ScenesDataset
 from hfgd.errors import HfgdError
 from hfgd.evaluation.evaluate import Tally, evaluate
-from hfgd.evaluation.pictures import predict_panels
+from hfgd.evaluation.pictures import label_panels
 from hfgd.evaluation.plots import class_bars, confusion, curves
 from hfgd.evaluation.report import Report
 from hfgd.evaluation.scores import Scores
+from hfgd.inference.labeller import NetworkLabeller
 
 
 def by_sets(pairs, count):
@@ -86,7 +87,7 @@ def test_evaluate_counts_at_the_labels_own_size():
     dataset = ScenesDataset("val", 3, size=(45, 70))
     model = toy(classes=9).train()
     object.__setattr__(model, "classes", dataset.classes)
-    scores = evaluate(model, dataset)
+    scores = evaluate(NetworkLabeller(model), dataset)
     assert model.training
     expected = torch.zeros(9, 9, dtype=torch.int64)
     for i in range(3):
@@ -100,9 +101,9 @@ def test_evaluate_counts_at_the_labels_own_size():
 
 def test_other_classes_are_refused():
     with pytest.raises(HfgdError, match="knows 5 classes and 'scenes/val' has 9"):
-        evaluate(toy(5), ScenesDataset("val", 1))
+        evaluate(NetworkLabeller(toy(5)), ScenesDataset("val", 1))
     with pytest.raises(HfgdError, match="class 0 is 'class 0' for the model and 'sky'"):
-        evaluate(toy(9), ScenesDataset("val", 1))
+        evaluate(NetworkLabeller(toy(9)), ScenesDataset("val", 1))
 
 
 def test_part_spreads_over_the_set():
@@ -129,12 +130,13 @@ def test_pictures_are_drawn(tmp_path):
     dataset = ScenesDataset("val", 4, size=(48, 64))
     model = toy(9)
     object.__setattr__(model, "classes", dataset.classes)
-    scores = evaluate(model, dataset)
+    labeller = NetworkLabeller(model)
+    scores = evaluate(labeller, dataset)
     confusion(scores, tmp_path / "confusion.png")
     class_bars(scores, tmp_path / "bars.png")
     (tmp_path / "train.csv").write_text("iteration,lr,loss,fine\n1,0.1,2,2\n2,0.1,1,1\n")
     curves(tmp_path / "train.csv", tmp_path / "none.csv", tmp_path / "curves.png")
-    predict_panels({"one": model, "two": model}, dataset, 2, tmp_path / "panels.png")
+    label_panels({"one": labeller, "two": labeller}, dataset, 2, tmp_path / "panels.png")
     for path in tmp_path.glob("*.png"):
         with Image.open(path) as picture:
             assert min(picture.size) > 200

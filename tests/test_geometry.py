@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hfgd.geometry import Frame, Grid
+from hfgd.resample import labels_at, resize, resize_labels, resize_window, restore
 
 NEAREST = {
     (5, 8): [0, 1, 1, 2, 2, 3, 3, 4],
@@ -20,12 +21,12 @@ NEAREST = {
 def test_nearest_resize_rounds_like_the_authors_code(sizes, expected):
     n_in, n_out = sizes
     label = torch.arange(n_in)[None, None, :]
-    assert Grid.CORNERS.resize_labels(label, (1, n_out))[0, 0].tolist() == expected
+    assert resize_labels(label, (1, n_out), Grid.CORNERS)[0, 0].tolist() == expected
 
 
 def test_bilinear_corners_golden():
     x = torch.arange(5.0)[None, None, None, :]
-    y = Grid.CORNERS.resize(x, (1, 8)).flatten()
+    y = resize(x, (1, 8), Grid.CORNERS).flatten()
     golden = torch.tensor([0, 0.5714, 1.1429, 1.7143, 2.2857, 2.8571, 3.4286, 4.0])
     torch.testing.assert_close(y, golden, atol=1e-4, rtol=0)
 
@@ -34,17 +35,17 @@ def test_bilinear_corners_golden():
 @pytest.mark.parametrize("size", [(40, 61), (10, 9), (20, 30), (1, 1)])
 def test_a_window_of_a_resize_is_that_window(grid, size):
     x, label = torch.rand(3, 20, 30), torch.randint(0, 9, (20, 30))
-    whole = grid.resize(x[None], size)[0]
+    whole = resize(x[None], size, grid)[0]
     rows, columns = slice(size[0] // 3, size[0]), slice(0, size[1] // 2 + 1)
-    window = grid.resize_window(x, size, rows, columns)
+    window = resize_window(x, size, rows, columns, grid)
     torch.testing.assert_close(window, whole[:, rows, columns], atol=1e-5, rtol=0)
-    ids = grid.resize_labels(label[None], size, rows, columns)
-    assert torch.equal(ids, grid.resize_labels(label[None], size)[:, rows, columns])
+    ids = resize_labels(label[None], size, grid, rows, columns)
+    assert torch.equal(ids, resize_labels(label[None], size, grid)[:, rows, columns])
 
 
 def test_cells_take_the_centre_of_each_patch():
     label = torch.arange(64)[None, None, :]
-    assert Grid.CELLS.resize_labels(label, (1, 2))[0, 0].tolist() == [16, 48]
+    assert resize_labels(label, (1, 2), Grid.CELLS)[0, 0].tolist() == [16, 48]
 
 
 @pytest.mark.parametrize(
@@ -75,13 +76,13 @@ def test_finer_levels_of_513_are_the_recipes():
 def test_resizes_between_levels_are_exact_for_linear_images():
     """A ramp stays a ramp through any corner-aligned resize: nothing shifts."""
     ramp = torch.linspace(0, 1, 513)[None, None, None, :].expand(1, 1, 17, 513)
-    small = Grid.CORNERS.resize(ramp, (17, 17))
+    small = resize(ramp, (17, 17), Grid.CORNERS)
     torch.testing.assert_close(small[0, 0, 0], torch.linspace(0, 1, 17), atol=1e-6, rtol=0)
 
 
 def test_frame_restores_and_pads():
     frame = Frame((40, 50), Grid.CORNERS.padded((40, 50)), Grid.CORNERS)
     assert frame.padded == (65, 65)
-    assert frame.restore(torch.zeros(2, 3, 3, 3)).shape == (2, 3, 40, 50)
-    coarse = frame.labels_at(torch.zeros(1, 40, 50, dtype=torch.long), (3, 3), 255)
+    assert restore(torch.zeros(2, 3, 3, 3), frame).shape == (2, 3, 40, 50)
+    coarse = labels_at(torch.zeros(1, 40, 50, dtype=torch.long), (3, 3), frame, 255)
     assert coarse[0].tolist() == [[0, 0, 255], [0, 0, 255], [255, 255, 255]]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from conftest import toy
-from hfgd.losses import LossSpec, loss_terms
+from hfgd.losses.terms import LossSpec, loss_terms
 from hfgd.model.hfgm import GUIDANCE, NO_GUIDANCE, NO_STOP_GRADIENT
 
 BACKBONES = ["test_resnet", "test_convnext", "swin"]

@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from conftest import toy
-from hfgd.car import car_terms, class_centres
 from hfgd.errors import HfgdError
 from hfgd.geometry import Frame, Grid
-from hfgd.losses import LossSpec, loss_terms
+from hfgd.losses.car import car_terms, class_centres
+from hfgd.losses.cross_entropy import cross_entropy_sum
+from hfgd.losses.terms import LossSpec, loss_terms
 from hfgd.model.hfgm import GUIDANCE
-from hfgd.model.segmenter import SegOutput
-from hfgd.upsampled import cross_entropy_sum, labels
+from hfgd.model.output import SegOutput
+from hfgd.resample import restore
 
 GOLDEN = {  # (S, variant): c2c, c2p, intra and the norms of their gradients
     (1, "A"): (0.05871418, 0.27954882, 0.21106485, 0.00324423, 0.00154320, 0.07463088),
@@ -84,21 +85,21 @@ def test_cross_entropy_equals_loops(normalise, grid):
     label[:, 2:5] = 255
     logits = torch.randn(2, 3, 3, 3)
     frame = Frame((10, 12), grid.padded((10, 12)), grid)
-    output = SegOutput(logits, None, None, None, frame)
+    output = SegOutput(logits, None, None, None, None, frame)
     value = loss_terms(output, label, LossSpec(normalise=normalise))["fine"].item()
-    assert value == pytest.approx(by_hand(frame.restore(logits), label, normalise), rel=1e-5)
+    assert value == pytest.approx(by_hand(restore(logits, frame), label, normalise), rel=1e-5)
 
 
 def obvious(logits, label, weight, frame):
     """Full-size logits, PyTorch's cross-entropy, pixel by pixel."""
-    full = F.cross_entropy(frame.restore(logits), label, reduction="none")
+    full = F.cross_entropy(restore(logits, frame), label, reduction="none")
     return (full * weight).sum()
 
 
 @pytest.mark.parametrize("band", [1, 300, None])
 @pytest.mark.parametrize("size", [(33, 65), (30, 49), (5, 3)])
 @pytest.mark.parametrize("grid", Grid)
-def test_cross_entropy_without_full_size_logits_is_exact(grid, size, band):
+def test_cross_entropy_without_full_size_logits_is_exact(grid, size, band, monkeypatch):
     """Value and gradient, for bands of one row, of a few, of all; weights zero and not."""
     frame = Frame(size, grid.padded(size), grid)
     height, width = frame.padded
@@ -112,8 +113,10 @@ def test_cross_entropy_without_full_size_logits_is_exact(grid, size, band):
     (ours,) = torch.autograd.grad(value, logits)
     (theirs,) = torch.autograd.grad(expected, logits)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=3e-6)
-    full = frame.restore(logits)
-    best = labels(logits, frame, band).long()[:, None]
+    full = restore(logits, frame)
+    monkeypatch.setattr("hfgd.resample.BAND_CPU", band or 1 << 22)
+    output = SegOutput(logits, None, None, None, None, frame)
+    best = output.labels().long()[:, None]
     torch.testing.assert_close(full.gather(1, best)[:, 0], full.amax(1), rtol=0, atol=1e-5)
 
 
@@ -153,7 +156,7 @@ def test_the_losses_compile_without_a_graph_break():
     spec = LossSpec()
 
     def loss(x):
-        output = SegOutput(x, x, None, torch.cat([x, x], 1), frame)
+        output = SegOutput(x, x, None, None, torch.cat([x, x], 1), frame)
         return torch.stack(list(loss_terms(output, label, spec).values())).sum()
 
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
@@ -165,7 +168,7 @@ def test_the_losses_compile_without_a_graph_break():
 
 def test_class_weights_are_pytorchs():
     frame = Frame((33, 33), (33, 33), Grid.CORNERS)
-    output = SegOutput(torch.randn(2, 3, 9, 9), None, None, None, frame)
+    output = SegOutput(torch.randn(2, 3, 9, 9), None, None, None, None, frame)
     label = torch.randint(0, 3, (2, 33, 33))
     label[:, 5:9] = 255
     weights = (0.5, 0.0, 3.0)

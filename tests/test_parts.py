@@ -9,7 +9,7 @@ from hfgd.errors import HfgdError
 from hfgd.geometry import Grid
 from hfgd.model import BackboneSpec, ModelSpec, build
 from hfgd.model.axial_attention import axial_attention
-from hfgd.model.backbone import Backbone
+from hfgd.model.backbones import TimmPyramid
 from hfgd.model.blocks import SelfAttention
 from hfgd.model.hfgm import GUIDANCE, Guidance
 
@@ -98,11 +98,11 @@ def test_head_parameters_are_the_recipes(case, expected):
     ],
 )
 def test_backbones_know_their_grid(name, grid):
-    assert Backbone(name).grid is grid
+    assert TimmPyramid(name).grid is grid
 
 
 def test_backbone_normalises_and_pads_with_what_becomes_zero():
-    backbone = Backbone("test_resnet", mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.4))
+    backbone = TimmPyramid("test_resnet", mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.4))
     seen = []
     backbone.net.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     image = torch.rand(1, 3, 40, 50)
@@ -141,11 +141,11 @@ def test_swin_shifts_its_windows_at_any_size():
 )
 def test_backbones_that_cannot_be_are_refused_in_a_sentence(kwargs, words):
     with pytest.raises(HfgdError, match=words):
-        Backbone(**kwargs)
+        TimmPyramid(**kwargs)
 
 
 def test_multi_grid_multiplies_the_dilation_of_stage_4():
-    backbone = Backbone("resnet50", multi_grid=(1, 2, 4))
+    backbone = TimmPyramid("resnet50", multi_grid=(1, 2, 4))
     assert [block.conv2.dilation[0] for block in backbone.net.layer4] == [1, 2, 4]
     assert backbone(torch.rand(1, 3, 65, 65))[-1].shape[-2:] == (3, 3)
 

@@ -15,10 +15,11 @@ from hfgd.errors import HfgdError
 from hfgd.evaluation.boundary import boundary_counts, boundary_pixels
 from hfgd.evaluation.compare import bootstrap, differences, telling_images, titles
 from hfgd.evaluation.evaluate import Tally
-from hfgd.evaluation.inference import label_image
-from hfgd.evaluation.protocol import MF_SCALES, PROTOCOLS, Protocol, find_protocol
 from hfgd.geometry import Frame, Grid
-from hfgd.model.segmenter import evaluating
+from hfgd.inference.passes import label_image
+from hfgd.inference.protocol import MF_SCALES, PROTOCOLS, Protocol, find_protocol
+from hfgd.model.network import evaluating
+from hfgd.resample import resize
 
 MF_SIDES = {  # recipe 8.6
     513: [257, 385, 513, 641, 769, 897],
@@ -60,7 +61,7 @@ def obvious(model, image, protocol):
     size, grid = image.shape[-2:], model.backbone.grid
     results = []
     for scale, flip in protocol.passes():
-        scaled = grid.resize(image, protocol.scaled(tuple(size), scale, grid))
+        scaled = resize(image, protocol.scaled(tuple(size), scale, grid), grid)
         scaled = scaled.flip(-1) if flip else scaled
         canvas = torch.zeros(5, *size)
         seen = torch.zeros(size)
@@ -68,7 +69,7 @@ def obvious(model, image, protocol):
         for (top, h), (left, w) in itertools.product(rows, columns):
             logits = model(scaled[..., top : top + h, left : left + w]).full_size()
             if len(rows) == len(columns) == 1:
-                logits = grid.resize(model(scaled).logits, tuple(size))
+                logits = resize(model(scaled).logits, tuple(size), grid)
             full = logits[0].softmax(0) if protocol.average == "probs" else logits[0]
             if scale == 1:
                 canvas[:, top : top + h, left : left + w] += full
@@ -105,7 +106,7 @@ CASES = {
 @pytest.mark.parametrize("strip", [1 << 24, 3000])
 def test_labels_equal_the_obvious_implementation(model, case, strip, monkeypatch):
     """Same labels wherever the two best classes are not equal to rounding."""
-    monkeypatch.setattr("hfgd.evaluation.inference.STRIP", strip)
+    monkeypatch.setattr("hfgd.resample.BAND_CPU", strip)
     corners = model.backbone.grid is Grid.CORNERS
     double = 1.99 if corners else 2.0  # 97 → 193 and 96 → 192: sizes on the grid
     protocol = CASES[case]
@@ -114,7 +115,7 @@ def test_labels_equal_the_obvious_implementation(model, case, strip, monkeypatch
     image = torch.rand(1, 3, 97, 129) if corners else torch.rand(1, 3, 96, 128)
     with evaluating(model):
         expected = obvious(model, image, protocol)
-        labels = label_image(model, image, protocol)
+        labels = label_image(model, image, model.grid, protocol)
     best = expected.topk(2, dim=0).values
     clear = best[0] - best[1] > 1e-4 * best[0].abs().max()
     assert clear.float().mean() > 0.98
@@ -127,10 +128,10 @@ def test_any_size_under_any_protocol(model, size):
     image = torch.rand(1, 3, *size)
     mixed = Protocol(window=(40, 48), scales=(0.5, 1.0, 1.75), flip=True, average="probs")
     with evaluating(model):
-        whole = label_image(model, image)
+        whole = label_image(model, image, model.grid)
         assert torch.equal(whole.long(), model(image).full_size().argmax(1)[0])
         for protocol in (mixed, PROTOCOLS["mf"], Protocol(short_side=64)):
-            assert label_image(model, image, protocol).shape == size
+            assert label_image(model, image, model.grid, protocol).shape == size
 
 
 class Painter(nn.Module):
@@ -142,13 +143,13 @@ class Painter(nn.Module):
         self.backbone.grid = self.grid = grid
 
     def forward(self, image, all_branches=None):
-        from hfgd.model.segmenter import SegOutput
+        from hfgd.model.output import SegOutput
 
         size = tuple(image.shape[-2:])
         frame = Frame(size, self.grid.padded(size), self.grid)
         margin = (0, frame.padded[1] - frame.image[1], 0, frame.padded[0] - frame.image[0])
         padded = F.pad(image[:, :1], margin)
-        return SegOutput(torch.cat([0.5 - padded, padded - 0.5], 1), None, None, None, frame)
+        return SegOutput(torch.cat([0.5 - padded, padded - 0.5], 1), None, None, None, None, frame)
 
 
 @pytest.mark.parametrize("grid", Grid)
@@ -158,7 +159,7 @@ def test_scales_and_flips_do_not_move_the_picture(grid, scale, flip):
     """A wide edge stays where it is to half a pixel of the scaled image, at any odd size."""
     image = torch.zeros(1, 3, 60, 101)
     image[..., 42:] = 1
-    labels = label_image(Painter(grid), image, Protocol(scales=(scale,), flip=flip))
+    labels = label_image(Painter(grid), image, grid, Protocol(scales=(scale,), flip=flip))
     expected = (image[0, 0] > 0.5).long()
     off = (labels.long() != expected).sum(1).max().item()
     assert off <= math.ceil(0.5 / scale)
@@ -166,7 +167,7 @@ def test_scales_and_flips_do_not_move_the_picture(grid, scale, flip):
 
 def test_one_pass_of_one_scale_with_flip_averages_both():
     image = torch.rand(1, 3, 33, 65)
-    labels = label_image(Painter(Grid.CORNERS), image, Protocol(flip=True))
+    labels = label_image(Painter(Grid.CORNERS), image, Grid.CORNERS, Protocol(flip=True))
     assert torch.equal(labels.long(), (image[0, 0] > 0.5).long())
 
 

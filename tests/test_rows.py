@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import TOYS, toy
-from hfgd.losses import LossSpec, loss_terms
+from hfgd.losses.terms import LossSpec, loss_terms
 from hfgd.model.encoders import ENCODERS
 from hfgd.model.hfgm import GUIDANCE, NO_GUIDANCE, NO_STOP_GRADIENT
 from hfgd.model.upsamplers import UPSAMPLERS

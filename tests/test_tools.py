@@ -12,7 +12,7 @@ from torch import nn
 from conftest import TOYS, recipe, same, toy, weights
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
-from hfgd.losses import LossSpec, loss_terms
+from hfgd.losses.terms import LossSpec, loss_terms
 from hfgd.model import ModelSpec, build
 from hfgd.model.hfgm import GUIDANCE
 from hfgd.recipes.spec import OptimSpec

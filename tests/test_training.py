@@ -14,7 +14,8 @@ from hfgd.data.dataset import Sample
 from hfgd.data.scenes import ScenesDataset
 from hfgd.errors import HfgdError, TrainingStopped
 from hfgd.evaluation.evaluate import evaluate
-from hfgd.losses import LossSpec, loss_terms
+from hfgd.inference.labeller import NetworkLabeller
+from hfgd.losses.terms import LossSpec, loss_terms
 from hfgd.model import ModelSpec, build
 from hfgd.recipes.spec import OptimSpec
 from hfgd.training.fit import fit
@@ -35,11 +36,11 @@ def test_run_folder_holds_everything(folder, tmp_path):
     assert header == "iteration,lr,loss,fine,guide,car_c2c,car_c2p,car_intra"
     assert [int(row.split(",")[0]) for row in rows] == list(range(1, 9))
     assert yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())["train"]["iterations"] == 8
-    scores = evaluate(load_model(tmp_path / "run"), run_val(folder))
+    scores = evaluate(NetworkLabeller(load_model(tmp_path / "run")), run_val(folder))
     assert scores.miou == pytest.approx(run.report.scores.miou)
     config = json.loads((tmp_path / "run/last/config.json").read_text())
-    assert config["iteration"] == 8
-    assert config["mIoU"] == pytest.approx(scores.miou)
+    assert config["facts"]["iteration"] == 8
+    assert config["facts"]["mIoU"] == pytest.approx(scores.miou)
 
 
 def run_val(folder):
@@ -62,7 +63,7 @@ def test_overfitting_four_scenes():
         sum(loss_terms(model(images), labels, LossSpec()).values()).backward()
         optimiser.step()
         schedule.step()
-    assert evaluate(model, dataset).miou > 0.95
+    assert evaluate(NetworkLabeller(model), dataset).miou > 0.95
 
 
 class Enlarged:

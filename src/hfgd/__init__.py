@@ -5,24 +5,29 @@ model = hfgd.load("runs/my_run")
 result = model.predict("street.jpg")   # result.labels, result.overlay(), result.save(path)
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["HfgdError", "create", "load"]
+__all__ = ["HfgdError", "Network", "builder", "create", "load"]
 
 if TYPE_CHECKING:
     from hfgd.api import create, load
     from hfgd.errors import HfgdError
+    from hfgd.model.build import builder
+    from hfgd.model.network import Network
+
+_PLACES = {
+    "HfgdError": "hfgd.errors",
+    "Network": "hfgd.model.network",
+    "builder": "hfgd.model.build",
+    "create": "hfgd.api",
+    "load": "hfgd.api",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use: ``hfgd --help`` should not wait for PyTorch."""
-    if name == "HfgdError":
-        from hfgd.errors import HfgdError
-
-        return HfgdError
-    if name in ("create", "load"):
-        from hfgd import api
-
-        return getattr(api, name)
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module 'hfgd' has no attribute '{name}'")

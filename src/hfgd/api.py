@@ -8,6 +8,7 @@ from hfgd.checkpoint import load_model
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
 from hfgd.model.build import build
+from hfgd.model.network import Network
 from hfgd.model.segmenter import Segmenter
 from hfgd.recipes import find_recipe
 
@@ -33,9 +34,17 @@ def create(
     changes = {f"model.{key}": value for key, value in model.items()}
     source = pretrained if isinstance(pretrained, bool) else str(pretrained)
     changes.setdefault("model.backbone.pretrained", source)
-    return build(find_recipe(recipe).with_(**changes).model, class_set)
+    resolved = find_recipe(recipe).with_(**changes)
+    network = build(resolved.model, class_set)
+    assert network.config is not None
+    told = {"name": resolved.name, "crop": resolved.augment.crop, "branch": resolved.branch}
+    network.config = network.config.model_copy(update=told)
+    return network
 
 
-def load(path: str | Path, device: str = "cpu") -> Segmenter:
-    """A saved model: a run folder, or a folder with model.safetensors and config.json."""
-    return load_model(path, device)
+def load(path: str | Path, device: str = "cpu", network: Network | None = None) -> Network:
+    """A saved model: a run folder, or a folder with model.safetensors and config.json.
+
+    ``network``: takes the weights of a model that was put together by hand, without a builder.
+    """
+    return load_model(path, device, network)

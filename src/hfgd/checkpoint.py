@@ -1,6 +1,7 @@
 """Models on disk: ``model.safetensors`` + ``config.json``. Loading one never unpickles."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
 from hfgd.files import write_text, write_whole
-from hfgd.model.build import build
-from hfgd.model.segmenter import Segmenter
-from hfgd.recipes.spec import Recipe, check_recipe
+from hfgd.model.build import rebuild
+from hfgd.model.config import FORMAT, ModelConfig
+from hfgd.model.network import Network
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-FORMAT = 1
 
 
-def save_model(
-    model: Segmenter, recipe: Recipe, folder: Path, facts: dict[str, Any] | None = None
-) -> Path:
+def save_model(model: Network, folder: Path, facts: Mapping[str, Any] | None = None) -> Path:
     """Write a model and everything needed to use it; ``facts`` (iteration, scores) go along.
 
     Both files replace older ones whole: a kill leaves the old file or the new one.
@@ -31,37 +28,36 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     write_whole(folder / WEIGHTS, lambda part: save_file(weights, part))
-    backbone = model.backbone
-    config = {
-        "format": FORMAT,
-        "recipe": recipe.model_dump(mode="json"),
-        "classes": list(model.classes.names),
-        "palette": [list(colour) for colour in model.classes.palette],
-        "mean": backbone.mean.flatten().tolist(),
-        "std": backbone.std.flatten().tolist(),
-        **(facts or {}),
-    }
-    write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
+    config = describe(model).model_copy(update={"facts": dict(facts or {})})
+    content = config.model_dump(mode="json", exclude_none=True)
+    write_text(folder / CONFIG, json.dumps(content, indent=1) + "\n")
     return folder
 
 
-def load_model(path: str | Path, device: str = "cpu") -> Segmenter:
+def describe(model: Network) -> ModelConfig:
+    """The config of a network as it is: with the mean and std that it carries."""
+    config = model.config or ModelConfig.of(model.classes)
+    backbone: Any = getattr(model, "backbone", None)
+    if not hasattr(backbone, "mean"):
+        return config
+    values = {name: tuple(getattr(backbone, name).flatten().tolist()) for name in ("mean", "std")}
+    return config.model_copy(update=values)
+
+
+def load_model(path: str | Path, device: str = "cpu", network: Network | None = None) -> Network:
     """The model of a folder that ``save_model`` wrote, ready to predict.
 
-    ``path``: such a folder, or a run folder, whose last model it then is.
+    ``path``: such a folder, or a run folder, whose last model it then is. ``network``: takes the
+    weights, where the folder does not say how to build one.
     Raises HfgdError for anything else, and for a truncated or foreign file.
     """
     folder = model_folder(path)
-    config = _read_config(folder / CONFIG)
-    recipe = _recipe(config, folder / CONFIG)
-    classes = ClassSet.of(config["classes"], [tuple(c) for c in config["palette"]])
-    spec = recipe.model.with_backbone(
-        pretrained=False,  # the weights lie beside; nothing is fetched
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-    )
-    model = build(spec, classes)
+    config = read_config(folder)
+    model = rebuild(config) if network is None else network
+    if model.classes.names != config.classes:
+        raise HfgdError(f"'{folder}' knows other classes than the network that was given for it.")
     _load_weights(model, folder / WEIGHTS)
+    model.config = config
     return model.eval().to(device)
 
 
@@ -78,33 +74,48 @@ def model_folder(path: str | Path) -> Path:
     )
 
 
-def read_recipe(path: str | Path) -> Recipe:
-    """The recipe that a saved model was trained with."""
-    config = model_folder(path) / CONFIG
-    return _recipe(_read_config(config), config)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: str | Path) -> ModelConfig:
+    """What a model folder, or a run folder's last model, says of itself; older formats too."""
+    file = model_folder(path) / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise HfgdError(f"'{path}' is no valid JSON; the model folder is damaged.") from error
-    needed = {"format", "recipe", "classes", "palette", "mean", "std"}
-    if not isinstance(config, dict) or not needed <= config.keys():
-        raise HfgdError(f"'{path}' is not the configuration of an hfgd model.")
-    if config["format"] > FORMAT:
-        raise HfgdError(f"'{path}' was written by a newer hfgd; update the package to load it.")
-    return config
-
-
-def _recipe(config: dict[str, Any], path: Path) -> Recipe:
+        raise HfgdError(f"'{file}' is no valid JSON; the model folder is damaged.") from error
+    if not isinstance(content, dict) or not {"format", "classes", "palette"} <= content.keys():
+        raise HfgdError(f"'{file}' is not the configuration of an hfgd model.")
+    if not isinstance(content["format"], int) or content["format"] > FORMAT:
+        raise HfgdError(f"'{file}' was written by a newer hfgd; update the package to load it.")
     try:
-        return check_recipe(config["recipe"], str(path))
-    except (ValidationError, TypeError) as error:
-        raise HfgdError(f"'{path}' holds no usable recipe.") from error
+        return ModelConfig.model_validate(_migrated(content))
+    except (ValidationError, KeyError, TypeError, AttributeError) as error:
+        key = (
+            ".".join(map(str, error.errors()[0]["loc"]))
+            if isinstance(error, ValidationError)
+            else error
+        )
+        raise HfgdError(f"'{file}' holds no usable model: '{key}' is missing or wrong.") from error
 
 
-def _load_weights(model: Segmenter, path: Path) -> None:
+def _migrated(content: dict[str, Any]) -> dict[str, Any]:
+    """A config of any format as one of today's. Format 1 held the whole recipe and loose facts."""
+    if content["format"] > 1:
+        return content
+    content = dict(content)
+    recipe = content.pop("recipe")
+    kept = {key: content.pop(key) for key in ("classes", "palette", "mean", "std")}
+    model = {**recipe["model"], "backbone": {**recipe["model"]["backbone"], "pretrained": False}}
+    del content["format"]
+    return {
+        "name": recipe["name"],
+        "model": model,
+        "crop": recipe.get("augment", {}).get("crop", (513, 513)),
+        "branch": recipe.get("branch", "fine"),
+        "facts": content,
+        **kept,
+    }
+
+
+def _load_weights(model: Network, path: Path) -> None:
     weights = read_tensors(path)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     missing, foreign = expected.keys() - weights.keys(), weights.keys() - expected.keys()

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from hfgd.data.open import open_dataset
 from hfgd.errors import HfgdError
-from hfgd.evaluation.pictures import predict_panels
+from hfgd.evaluation.pictures import label_panels
 from hfgd.evaluation.report import percent
 from hfgd.files import write_text
+from hfgd.inference.labeller import NetworkLabeller
 from hfgd.recipes import Recipe, find_recipe
 from hfgd.training.fit import Run, fit
 
@@ -26,7 +27,8 @@ def run_demo(out: Path, iterations: int, pretrained: str | None = None) -> str:
         runs[title] = fit(recipe, folder, resume=(folder / "recipe.yaml").exists())
     val_set = open_dataset("scenes", "val")
     picture = out / "demo.png"
-    predict_panels({title: run.model for title, run in runs.items()}, val_set, PICTURES, picture)
+    labellers = {title: NetworkLabeller(run.model) for title, run in runs.items()}
+    label_panels(labellers, val_set, PICTURES, picture)
     text = _tell(runs, iterations, pretrained, picture)
     write_text(out / "demo.md", text + "\n")
     return text

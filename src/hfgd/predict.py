@@ -1,32 +1,42 @@
-"""``hfgd predict``: label PNGs and overlays for images and folders of images."""
+"""``hfgd predict``: label PNGs and overlays for images and folders of images.
 
+Reading and writing overlap with the network, in threads of their own, with a few images in hand
+whatever their number.
+"""
+
+import gc
+import json
 import shutil
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
 
-from hfgd.checkpoint import load_model, read_recipe
+from hfgd.checkpoint import WEIGHTS, model_folder
 from hfgd.data.draw import Prediction
 from hfgd.data.images import IMAGE_SUFFIXES, Pixels, read_image
 from hfgd.data.known.cityscapes import LABEL_IDS
 from hfgd.errors import HfgdError, unknown
-from hfgd.evaluation.inference import label_image
-from hfgd.evaluation.protocol import Protocol, find_protocol
-from hfgd.evaluation.run import pick_device
-from hfgd.model.segmenter import Segmenter, evaluating
+from hfgd.files import is_disk_full, write_text, write_whole
+from hfgd.inference.labeller import Labeller
+from hfgd.inference.open import How, open_labeller
 from hfgd.progress import Progress
+
+T, R = TypeVar("T"), TypeVar("R")
+IN_HAND = 4  # images that are read ahead, and results that wait to be written
 
 
 @dataclass
 class Outcome:
-    """How many images were labelled, and one sentence for each that could not be."""
+    """How many images were labelled, how many had been before, and one sentence for each failure."""
 
     done: int = 0
+    before: int = 0
     failed: list[str] = field(default_factory=list)
 
 
@@ -34,49 +44,159 @@ def predict_files(
     model_path: str,
     inputs: Sequence[Path],
     out: Path,
+    how: How,
     opacity: float = 0.5,
-    device: str | None = None,
-    protocol: str = "ss",
     server: str | None = None,
 ) -> Outcome:
-    """Write ``out/labels`` and ``out/overlays``; a broken image is passed over and named.
+    """Write ``out/labels`` and ``out/overlays``; an image that fails is passed over and named.
 
-    ``server``: also write what the test server of 'cityscapes' or 'ade20k' takes, as
-    ``out/submission`` and ``out/submission.zip``: the image's own name, the data set's own ids.
+    What an earlier call with the same model and settings finished is not done again. ``server``: also
+    write what the test server of 'cityscapes' or 'ade20k' takes, as ``out/submission`` and
+    ``out/submission.zip``: the image's own name, the data set's own ids. Raises HfgdError where
+    ``out`` holds results of another model or of other settings.
     """
     files = find_images(inputs)
-    model = load_model(model_path, pick_device(device))
-    chosen = find_protocol(protocol, read_recipe(model_path).augment.crop)
-    server_ids = None if server is None else _server_ids(server, len(model.classes))
-    outcome = Outcome()
-    with Progress("labelling", len(files)) as progress:
-        for number, (source, target) in enumerate(files, start=1):
-            try:
-                result = _label(model, source, chosen)
-            except HfgdError as error:
-                outcome.failed.append(str(error))
+    labeller = open_labeller(model_path, how)
+    ids = None if server is None else _server_ids(server, len(labeller.classes))
+    claim(out, model_path, labeller, opacity)
+    writer = Writer(out, opacity, labeller, ids)
+    missing = [(source, target) for source, target in files if not writer.is_done(source, target)]
+    outcome = Outcome(before=len(files) - len(missing))
+    start = outcome.before
+
+    def finish(number: int, source: Path, pending: "Future[None]") -> None:
+        reason = _failure(source, pending)
+        if reason is None:
+            outcome.done += 1
+        else:
+            outcome.failed.append(reason)
+        progress.update(start + number, source.name)
+
+    with (
+        Progress("labelling", len(files), start) as progress,
+        ThreadPoolExecutor(1) as reading,
+        ThreadPoolExecutor(1) as writing,
+    ):
+        written: deque[tuple[int, Path, Future[None]]] = deque()
+        ahead = _ahead(reading, lambda item: read_image(item[0]), missing)
+        for number, ((source, target), read) in enumerate(ahead, start=1):
+            result = _labelled(labeller, read)
+            if isinstance(result, Future):
+                written.append((number, source, result))
             else:
-                result.save(out / "labels" / target)
-                overlay = out / "overlays" / target
-                overlay.parent.mkdir(parents=True, exist_ok=True)
-                result.overlay(opacity).save(overlay)
-                if server_ids is not None:
-                    submission = out / "submission" / f"{source.stem}.png"
-                    submission.parent.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(server_ids[result.labels]).save(submission)
-                outcome.done += 1
-            progress.update(number, source.name)
-    if server_ids is not None:
+                written.append((number, source, writing.submit(writer, source, target, result)))
+            while len(written) > IN_HAND:
+                finish(*written.popleft())
+        while written:
+            finish(*written.popleft())
+    if ids is not None:
         shutil.make_archive(str(out / "submission"), "zip", out / "submission")
     return outcome
 
 
-def _label(model: Segmenter, source: Path, protocol: Protocol) -> Prediction:
-    pixels = read_image(source)
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(model.hfgm.tokens.weight) / 255
-    with evaluating(model):
-        labels = label_image(model, image, protocol).cpu().numpy()
-    return Prediction(pixels, labels, model.classes)
+def _ahead(
+    pool: ThreadPoolExecutor, work: Callable[[T], R], items: Sequence[T]
+) -> Iterator[tuple[T, "Future[R]"]]:
+    """Each item with its work, a few of them begun before they are asked for."""
+    begun: deque[tuple[T, Future[R]]] = deque()
+    for item in items:
+        begun.append((item, pool.submit(work, item)))
+        if len(begun) > IN_HAND:
+            yield begun.popleft()
+    yield from begun
+
+
+def _labelled(labeller: Labeller, read: "Future[Pixels]") -> "Prediction | Future[None]":
+    """The prediction of an image, or a future that holds why there is none."""
+    failed: Future[None] = Future()
+    try:
+        pixels = read.result()
+        return Prediction(pixels, labeller(pixels), labeller.classes)
+    except Exception as error:  # one image of many: _failure says it, and the next one is tried
+        failed.set_exception(error.with_traceback(None))  # whose frames would hold the image
+    _free()
+    return failed
+
+
+def _failure(source: Path, pending: "Future[None]") -> str | None:
+    """Why an image failed, in one sentence; None where it did not. A full disk ends the whole."""
+    error = pending.exception()
+    if error is None:
+        return None
+    if is_disk_full(error):
+        raise error
+    if isinstance(error, HfgdError):
+        return str(error)
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "memory" in text.lower():
+        return (
+            f"'{source}': not enough memory for an image of its size; "
+            "try --protocol slide, which takes it in windows, or scale it down."
+        )
+    return f"'{source}': {type(error).__name__}: {text[:200]}"
+
+
+def _free() -> None:
+    gc.collect()
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class Writer:
+    """Writes what belongs to one image; each file whole, the label map last."""
+
+    def __init__(
+        self, out: Path, opacity: float, labeller: Labeller, server_ids: Pixels | None
+    ) -> None:
+        self.out, self.opacity, self.server_ids = out, opacity, server_ids
+
+    def __call__(self, source: Path, target: Path, result: Prediction) -> None:
+        # an overlay is for looking at: quickly written, a little larger
+        save_png(result.overlay(self.opacity), self.out / "overlays" / target, compress_level=1)
+        if self.server_ids is not None:
+            submission = Image.fromarray(self.server_ids[result.labels])
+            save_png(submission, self._submission(source))
+        save_png(result.label_image(), self.out / "labels" / target)
+
+    def is_done(self, source: Path, target: Path) -> bool:
+        """Whether an earlier call wrote everything of this image."""
+        files = [self.out / "labels" / target, self.out / "overlays" / target]
+        files += [self._submission(source)] if self.server_ids is not None else []
+        return all(file.is_file() for file in files)
+
+    def _submission(self, source: Path) -> Path:
+        return self.out / "submission" / f"{source.stem}.png"
+
+
+def save_png(image: Image.Image, path: Path, **options: int) -> None:
+    """Write a PNG whole, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda part: image.save(part, "PNG", **options))
+
+
+def claim(out: Path, model_path: str, labeller: Labeller, opacity: float) -> None:
+    """Say in ``out/predict.json`` what made the results; raises HfgdError where it was another."""
+    weights = model_folder(model_path) / WEIGHTS
+    state = weights.stat()
+    settings = {
+        "model": str(weights.resolve()),
+        "bytes": state.st_size,
+        "written": state.st_mtime_ns,
+        "protocol": labeller.protocol.model_dump(mode="json"),
+        "branch": labeller.branch,
+        "precision": labeller.precision,
+        "opacity": opacity,
+    }
+    file = out / "predict.json"
+    if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != settings:
+        raise HfgdError(
+            f"'{out}' holds results of another model or of other settings (see {file}); "
+            "choose another --out, or delete the folder."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(settings, indent=1) + "\n")
 
 
 def _server_ids(server: str, num_classes: int) -> Pixels:

@@ -25,6 +25,10 @@ app.add_typer(data.app, name="data")
 
 Model = Annotated[str, typer.Argument(help="A run folder (its last model), or a model folder.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU where there is one.")]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16", "auto"],
+    typer.Option(help="auto: bf16 where the hardware multiplies it, fp32 elsewhere."),
+]
 Devices = Annotated[
     int, typer.Option(min=1, help="Processes on this machine: GPUs, or shares of the CPU.")
 ]
@@ -137,7 +141,7 @@ def ablate(
     """Run rows of the paper's tables on any data: one table, mean ± spread, beside the paper's."""
     from hfgd.ablate import ablate as run
     from hfgd.ablate import markdown
-    from hfgd.processes import is_main
+    from hfgd.parallel.processes import is_main
     from hfgd.recipes import parse_overrides
 
     changes = _with_data(parse_overrides(settings or []), data, data_yaml)
@@ -181,7 +185,7 @@ def train(
     toy: Toy = False,
 ) -> None:
     """Train a recipe on data: a scored, shown model in a run folder."""
-    from hfgd.processes import is_main
+    from hfgd.parallel.processes import is_main
     from hfgd.recipes import find_recipe, parse_overrides
     from hfgd.recipes import toy as as_toy
     from hfgd.training.fit import fit
@@ -220,9 +224,10 @@ def evaluate_(
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 2,
     branch: Annotated[
-        Literal["fine", "guide", "aux"],
-        typer.Option(help="guide: what the guiding branch alone would score."),
-    ] = "fine",
+        Literal["fine", "guide", "aux"] | None,
+        typer.Option(help="guide: what the guiding branch alone would score; the model's own."),
+    ] = None,
+    precision: Precision = "fp32",
     protocol: Annotated[
         str, typer.Option(help="ss, mf (multi-scale and flip), slide, or a YAML file.")
     ] = "ss",
@@ -241,26 +246,14 @@ def evaluate_(
     nodes: Nodes = 1,
 ) -> None:
     """Score a model: a table per class, mIoU, mAcc, aAcc, report.json and report.md."""
-    from hfgd.evaluation.run import evaluate_model
-    from hfgd.processes import is_main
+    from hfgd.evaluation.run import What, evaluate_model
+    from hfgd.inference.open import How
+    from hfgd.parallel.processes import is_main
 
     if _launched(devices, nodes):
         return
-
-    report, folder = evaluate_model(
-        model,
-        data,
-        split,
-        data_yaml,
-        out,
-        workers,
-        device,
-        branch,
-        protocol,
-        boundary or None,
-        groups or (),
-        limit,
-    )
+    what = What(data, split, data_yaml, limit, workers, boundary or None, groups or ())
+    report, folder = evaluate_model(model, what, How(protocol, branch, device, precision), out)
     if not is_main():
         return
     _show(report)
@@ -281,12 +274,21 @@ def compare(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only that many images, spread evenly.")
     ] = None,
+    precision: Precision = "fp32",
     device: Device = None,
 ) -> None:
     """Models side by side: per-class differences with intervals, and panels of where they differ."""
     from hfgd.evaluation.compare import compare as run
+    from hfgd.evaluation.compare import validated_on
+    from hfgd.evaluation.run import What
+    from hfgd.inference.open import How
 
-    print(run(models, out, data, split, data_yaml, protocol, count, limit, device))
+    what = (
+        validated_on(models[0], split, limit, data_yaml)
+        if data is None
+        else What(data, split or "val", data_yaml, limit)
+    )
+    print(run(models, How(protocol, None, device, precision), what, out, count))
     print(f"written: {out}/compare.md, compare.json, compare.png")
 
 
@@ -304,15 +306,19 @@ def predict(
         str | None,
         typer.Option(help="Also write what a test server takes: cityscapes or ade20k."),
     ] = None,
+    precision: Precision = "auto",
     device: Device = None,
 ) -> None:
     """Label images: palette PNGs and overlays, in the folder structure of the input."""
+    from hfgd.inference.open import How
     from hfgd.predict import predict_files
 
-    outcome = predict_files(model, inputs, out, opacity, device, protocol, server)
-    print(f"{outcome.done} images labelled: {out / 'labels'}, {out / 'overlays'}")
+    how = How(protocol, None, device, precision)
+    outcome = predict_files(model, inputs, out, how, opacity, server)
+    before = f" ({outcome.before} had been before)" if outcome.before else ""
+    print(f"{outcome.done} images labelled{before}: {out / 'labels'}, {out / 'overlays'}")
     if outcome.failed:
-        print(f"{len(outcome.failed)} could not be read:", file=sys.stderr)
+        print(f"{len(outcome.failed)} could not be labelled:", file=sys.stderr)
         for reason in outcome.failed:
             print(f"  {reason}", file=sys.stderr)
         raise typer.Exit(1)
@@ -323,7 +329,7 @@ def _launched(devices: int, nodes: int, folder: Path | None = None) -> bool:
 
     ``folder``: the run folder that was chosen because --out was not given.
     """
-    from hfgd.launch import launch, take_part
+    from hfgd.parallel.launch import launch, take_part
 
     if take_part():
         if folder is not None:

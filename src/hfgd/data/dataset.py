@@ -16,7 +16,10 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """image (B, 3, H, W) float in [0, 1]; label (B, H, W) int64 with 255 = ignore; B names."""
+    """image (B, 3, H, W) uint8 RGB; label (B, H, W) uint8 with 255 = ignore; B names.
+
+    Bytes travel to the device; there the image becomes float in [0, 1].
+    """
 
     image: Tensor
     label: Tensor

@@ -5,7 +5,9 @@ depends on (seed, k) alone, not on workers or processes. Resuming is then exact 
 goes on at k, without replaying what came before.
 """
 
+import os
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +18,16 @@ from hfgd.data.transforms import Augment
 from hfgd.errors import HfgdError
 
 SHUFFLE, AUGMENT = 0, 1  # keep the streams of random numbers apart
+
+
+def count_workers(setting: int | Literal["auto"]) -> int:
+    """Processes that make batches: 'auto' shares the cores among this machine's processes."""
+    if setting != "auto":
+        return setting
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return min(8, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 class TrainStream(Dataset[Sample | HfgdError]):
@@ -85,25 +97,36 @@ def _collate(samples: Sequence[Sample | HfgdError]) -> Batch | HfgdError:
 
 
 class EvalBatches:
-    """Every image once, whole and at its own size, as batches of one; images of this process only."""
+    """Every image once, whole and at its own size, one by one; images of this process only.
+
+    ``keep``: the reading processes stay for the next pass.
+    """
 
     def __init__(
-        self, dataset: SegDataset, workers: int = 0, rank: int = 0, world: int = 1
+        self,
+        dataset: SegDataset,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        keep: bool = False,
     ) -> None:
         self.indices = range(rank, len(dataset), world)
         self.loader = DataLoader(
-            _Plain(dataset, self.indices), batch_size=None, num_workers=workers
+            _Plain(dataset, self.indices),
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=keep and workers > 0,
+            pin_memory=torch.cuda.is_available(),
         )
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Sample]:
         for sample in self.loader:
             if isinstance(sample, HfgdError):
                 raise sample
-            image, label, name = sample
-            yield Batch(image[None].float() / 255, label[None].long(), [name])
+            yield sample
 
 
 class _Plain(Dataset[Sample | HfgdError]):

@@ -12,6 +12,7 @@ from hfgd.data.classes import IGNORE
 from hfgd.data.dataset import Sample
 from hfgd.errors import HfgdError
 from hfgd.geometry import Grid, Size
+from hfgd.resample import resize_labels, resize_window
 
 Rng = np.random.Generator
 
@@ -33,10 +34,10 @@ class AugmentSpec(BaseModel):
 
 
 class Augment:
-    """A Sample and a random generator → a crop: image (3, h, w) float in [0, 1], label (h, w) int64.
+    """A Sample and a random generator → a crop: a Sample again, image and label uint8.
 
-    ``mean``: the backbone's mean colour, which fills what lies outside the image; it is zero after
-    normalisation. ``grid``: the backbone's, whose sampling points the random scale keeps.
+    ``mean``: the backbone's mean colour, which fills what lies outside the image; to a byte it is zero
+    after normalisation. ``grid``: the backbone's, whose sampling points the random scale keeps.
     """
 
     def __init__(self, spec: AugmentSpec, mean: Tensor, grid: Grid) -> None:
@@ -46,7 +47,7 @@ class Augment:
                 "give crop as [height, width]."
             )
         self.spec = spec
-        self.mean = mean.detach().cpu().view(3, 1, 1)
+        self.mean = mean.detach().cpu().float().view(3, 1, 1)
         self.grid = grid
 
     def __call__(self, sample: Sample, rng: Rng) -> Sample:
@@ -65,12 +66,12 @@ class Augment:
             window = image[:, rows, columns].float() / 255
             ids = label[rows, columns]
         else:
-            window = self.grid.resize_window(image, size, rows, columns) / 255
-            ids = self.grid.resize_labels(label[None], size, rows, columns)[0]
+            window = resize_window(image, size, rows, columns, self.grid) / 255
+            ids = resize_labels(label[None], size, self.grid, rows, columns)[0]
         window, ids = self._pad(colours.apply(window, image), ids)
         if flip:
             window, ids = window.flip(-1), ids.flip(-1)
-        return Sample(window.contiguous(), ids.long(), sample.name)
+        return Sample(to_bytes(window), ids.contiguous(), sample.name)
 
     def _pad(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Right and bottom, up to the crop: mean colour and ignore."""
@@ -81,6 +82,11 @@ class Augment:
         margin = (0, right, 0, bottom)
         image = F.pad(image - self.mean, margin) + self.mean
         return image, F.pad(label, margin, value=IGNORE)
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """[0, 1] → uint8, rounded; what lies outside is cut."""
+    return (image * 255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 class Colours(NamedTuple):

@@ -32,7 +32,9 @@ def boundary_counts(prediction: Tensor, label: Tensor, num_classes: int, width: 
     both = of_label & of_prediction & (label == prediction)
 
     def per_class(ids: Tensor, chosen: Tensor) -> Tensor:
-        return torch.bincount(ids[chosen].long(), minlength=num_classes)
+        index = ids.long().masked_fill(~chosen, num_classes).flatten()
+        counts = torch.zeros(num_classes + 1, dtype=torch.int64, device=ids.device)
+        return counts.scatter_add_(0, index, torch.ones_like(index))[:-1]  # waits for nothing
 
     inter = per_class(label, both)
     union = per_class(label, of_label) + per_class(prediction, of_prediction) - inter

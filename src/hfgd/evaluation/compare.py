@@ -6,26 +6,22 @@ over the images: both models are scored on the same resampled images, 1000 times
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from hfgd.checkpoint import load_model, read_recipe
+from hfgd.checkpoint import read_config
 from hfgd.data.dataset import SegDataset
-from hfgd.data.open import open_dataset
 from hfgd.errors import HfgdError
-from hfgd.evaluation.evaluate import evaluate
 from hfgd.evaluation.pictures import panel_row
 from hfgd.evaluation.plots import panels
-from hfgd.evaluation.protocol import find_protocol
 from hfgd.evaluation.report import percent
-from hfgd.evaluation.run import pick_device
+from hfgd.evaluation.run import What, scored
 from hfgd.evaluation.scores import Floats, ImageCounts, Scores
 from hfgd.files import write_text
-from hfgd.model.segmenter import Segmenter
-from hfgd.progress import Progress
+from hfgd.inference.open import How, open_labeller
+from hfgd.recipes.spec import check_recipe, read_recipe_yaml
 
 RESAMPLES = 1000
 
@@ -77,56 +73,59 @@ def bootstrap(first: ImageCounts, second: ImageCounts, seed: int) -> tuple[Float
     return low, high
 
 
-def compare(
-    paths: Sequence[str],
-    out: Path,
-    data: str | None = None,
-    split: str | None = None,
-    data_yaml: Path | None = None,
-    protocol: str = "ss",
-    count: int = 6,
-    limit: int | None = None,
-    device: str | None = None,
-) -> str:
+def compare(paths: Sequence[str], how: How, what: What, out: Path, count: int = 6) -> str:
     """Score the models on one data set and write compare.md, compare.json and compare.png.
 
-    ``data``: the data the first model was trained on, unless given. Returns the Markdown.
+    ``how`` is for all models, but a model of another branch keeps it. ``count``: images in the
+    picture. Returns the Markdown.
     """
     if len(paths) < 2:
         raise HfgdError("compare takes two models or more.")
-    recipe = read_recipe(paths[0])
-    location = data or recipe.data.location
-    if location is None:
-        raise HfgdError(
-            "compare needs --data: the first model does not say what it was trained on."
-        )
-    yaml_file = data_yaml if data else (data_yaml or recipe.data.data_yaml)
-    dataset = open_dataset(location, split or recipe.data.val_split, yaml_file, limit)
-    chosen = find_protocol(protocol, recipe.augment.crop)
-    models = {
-        t: load_model(p, pick_device(device)) for t, p in zip(titles(paths), paths, strict=True)
-    }
-    scores = {}
-    for title, model in models.items():
-        with Progress(f"scoring {title}", len(dataset)) as progress:
-            scores[title] = evaluate(
-                model, dataset, chosen, workers=2, progress=partial(_tell, progress)
-            )
+    names = titles(paths)
+    dataset = what.dataset()
+    how = replace(how, crop=read_config(paths[0]).crop)  # one protocol for all
+    labellers = {t: open_labeller(p, how) for t, p in zip(names, paths, strict=True)}
+    scores = {t: scored(x, dataset, what, f"scoring {t}") for t, x in labellers.items()}
     first, *others = scores
+    protocol = labellers[first].protocol
     found = {title: differences(scores[first], scores[title]) for title in others}
-    text = _markdown(first, found, dataset, chosen.describe())
+    facts = {
+        "images": str(len(dataset)),
+        "protocol": protocol.describe(),
+        "precision": ", ".join(dict.fromkeys(x.precision for x in labellers.values())),
+    }
+    branches = {t: x.branch for t, x in labellers.items() if x.branch != "fine"}
+    if branches:
+        facts["branch"] = ", ".join(f"{branch} of {title}" for title, branch in branches.items())
+    text = _markdown(first, found, dataset, facts)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "compare.md", text)
     rows = {title: [vars(d) for d in rows] for title, rows in found.items()}
-    content = {"data": dataset.title, "protocol": chosen.model_dump(mode="json"), "first": first}
+    content = {"data": dataset.title, "protocol": protocol.model_dump(mode="json"), "first": first}
     write_text(out / "compare.json", json.dumps(content | {"differences": rows}, indent=1) + "\n")
-    chosen_rows = telling_images(scores[first], scores[others[-1]], count)
-    _panels(models, dataset, chosen_rows, out / "compare.png")
+    chosen = telling_images(scores[first], scores[others[-1]], count)
+    if chosen:
+        shown = [panel_row(labellers, dataset[i]) for i in chosen]
+        panels(shown, dataset.classes, out / "compare.png", differences=True)
     return text
 
 
-def _tell(progress: Progress, done: int, total: int) -> None:
-    progress.update(done)
+def validated_on(
+    path: str, split: str | None = None, limit: int | None = None, data_yaml: Path | None = None
+) -> What:
+    """The data that a run was validated on, as its recipe says; raises HfgdError where none does."""
+    for folder in (Path(path), Path(path).parent):
+        if (folder / "recipe.yaml").is_file():
+            stored = check_recipe(read_recipe_yaml(folder / "recipe.yaml"), str(folder))
+            if stored.data.location is not None:
+                data = stored.data
+                return What(
+                    stored.data.location,
+                    split or data.val_split,
+                    data_yaml or data.data_yaml,
+                    limit,
+                )
+    raise HfgdError("compare needs --data: the first model does not say what it was trained on.")
 
 
 def titles(paths: Sequence[str]) -> list[str]:
@@ -149,20 +148,13 @@ def telling_images(first: Scores, second: Scores, count: int) -> list[int]:
     return list(dict.fromkeys([*gains, *losses[::-1]]))
 
 
-def _panels(models: dict[str, Segmenter], dataset: SegDataset, rows: list[int], path: Path) -> None:
-    if rows:
-        shown = [panel_row(models, dataset[i]) for i in rows]
-        panels(shown, dataset.classes, path, differences=True)
-
-
 def _markdown(
-    first: str, found: dict[str, list[Difference]], dataset: SegDataset, protocol: str
+    first: str, found: dict[str, list[Difference]], dataset: SegDataset, facts: dict[str, str]
 ) -> str:
     lines = [
         f"# Compared on {dataset.title}",
         "",
-        f"- images: {len(dataset)}",
-        f"- protocol: {protocol}",
+        *(f"- {name}: {value}" for name, value in facts.items()),
         f"- interval: 95 %, paired bootstrap over the images, {RESAMPLES} resamples",
     ]
     for title, rows in found.items():

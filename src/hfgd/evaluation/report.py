@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from hfgd.evaluation.protocol import SINGLE_SCALE, Protocol
 from hfgd.evaluation.scores import Scores
 from hfgd.files import write_text
+from hfgd.inference.protocol import SINGLE_SCALE, Protocol
 
 WORST = 8  # images that are named and shown
 

@@ -133,10 +133,15 @@ class Scores:
 
 
 def count_pairs(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
-    """Pixels per (label, prediction): (K, K) int64."""
-    valid = label != IGNORE
-    pairs = label[valid].long() * num_classes + prediction[valid].long()
-    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+    """Pixels per (label, prediction): (K, K) int64, where the maps are, without waiting for them."""
+    pairs = label.long() * num_classes + prediction.long()
+    pairs = pairs.masked_fill(label == IGNORE, num_classes**2).flatten()
+    if pairs.device.type == "cpu":
+        counts = torch.bincount(pairs, minlength=num_classes**2 + 1)
+    else:  # elsewhere bincount waits for the largest value
+        counts = torch.zeros(num_classes**2 + 1, dtype=torch.int64, device=pairs.device)
+        counts.scatter_add_(0, pairs, torch.ones_like(pairs))
+    return counts[:-1].view(num_classes, num_classes)
 
 
 def _ratio(part: Any, whole: Any) -> Floats:

@@ -1,21 +1,32 @@
-"""From a spec to a network: the only place that reads one."""
+"""From a spec, or a function of one's own, to a network: the only place that reads a spec."""
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from hfgd.data.classes import ClassSet
+from hfgd.errors import HfgdError
 from hfgd.model.aux_fcn import AuxFCN
 from hfgd.model.axial_attention import AxialAttention
-from hfgd.model.backbone import Backbone
+from hfgd.model.backbones import make_backbone
 from hfgd.model.blocks import init_new_layers
 from hfgd.model.class_tokens import ClassTokens
+from hfgd.model.config import Builder, ModelConfig
 from hfgd.model.encoders import ENCODERS, EncoderSite
 from hfgd.model.hfgm import HFGM
+from hfgd.model.network import Network
 from hfgd.model.segmenter import Segmenter
 from hfgd.model.spec import ModelSpec
 from hfgd.model.upsamplers import UpsamplerSite, make_upsampler
 
+N = TypeVar("N", bound=Network)
+
 
 def build(spec: ModelSpec, classes: ClassSet) -> Segmenter:
     """The network of a spec for these classes. Raises HfgdError where the parts do not fit."""
-    backbone = Backbone(**dict(spec.backbone))
+    backbone = make_backbone(**dict(spec.backbone))
     *skip_widths, top_width = backbone.widths
     encoder = ENCODERS[spec.encoder](
         EncoderSite(top_width, spec.width, backbone.strides[-1], len(classes), backbone.grid)
@@ -33,4 +44,59 @@ def build(spec: ModelSpec, classes: ClassSet) -> Segmenter:
     for name, part in model.named_children():
         if name != "backbone":
             init_new_layers(part)
+    # the weights will lie beside the config: nothing is fetched, and no path of a machine is told
+    model.config = ModelConfig.of(classes, model=spec.with_backbone(pretrained=False))
     return model
+
+
+def builder(make: Callable[..., N]) -> Callable[..., N]:
+    """Marks a function ``make(classes, **arguments) -> Network`` that a saved model may name.
+
+    The network that it makes remembers 'module:function' and its arguments (JSON values), so that
+    ``hfgd.load`` can build it again; code is never stored, and only marked functions are called.
+    """
+
+    @functools.wraps(make)
+    def made(classes: ClassSet, **arguments: Any) -> N:
+        network = make(classes, **arguments)
+        name = f"{make.__module__}:{make.__qualname__}"
+        if inspect.getmodule(make) is not None and make.__module__ != "__main__":
+            network.config = ModelConfig.of(
+                classes, builder=Builder(name=name, arguments=arguments)
+            )
+        return network
+
+    made.__hfgd_builder__ = True  # type: ignore[attr-defined]
+    return made
+
+
+def rebuild(config: ModelConfig, classes: ClassSet | None = None) -> Network:
+    """The network that a config describes, with random weights; ``classes``: others than its own.
+
+    Raises HfgdError where the config names no way, or a function that is not there or not marked.
+    """
+    classes = classes or config.class_set
+    if config.model is not None:
+        spec = config.model.with_backbone(mean=config.mean, std=config.std)
+        return build(spec, classes)
+    if config.builder is None:
+        raise HfgdError(
+            f"'{config.name}' was put together in Python without a builder; load it with "
+            "hfgd.load(path, network=...), or mark a function that makes it with @hfgd.builder."
+        )
+    return find_builder(config.builder.name)(classes, **config.builder.arguments)
+
+
+def find_builder(name: str) -> Callable[..., Network]:
+    """The marked function 'package.module:function'; raises HfgdError where there is none."""
+    module, _, function = name.partition(":")
+    try:
+        found: Callable[..., Network] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise HfgdError(
+            f"the model is built by '{name}', which cannot be imported ({error}); "
+            "install the package that holds it, or put its folder on PYTHONPATH."
+        ) from error
+    if not getattr(found, "__hfgd_builder__", False):
+        raise HfgdError(f"'{name}' is not marked as a builder; put @hfgd.builder above it.")
+    return found

@@ -26,7 +26,7 @@ def _known(kind: str, names: dict[str, Any]) -> AfterValidator:
 
 
 class BackboneSpec(Spec):
-    """See ``hfgd.model.backbone.Backbone``, which takes exactly these."""
+    """See ``hfgd.model.backbones.Backbone``, which takes exactly these."""
 
     name: str = "resnet50"
     pretrained: bool | str = False

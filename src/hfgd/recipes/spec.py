@@ -7,15 +7,16 @@ wrong types are refused with the path of the key.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
 
 from hfgd.data.transforms import AugmentSpec
 from hfgd.errors import HfgdError, unknown
-from hfgd.losses import LossSpec
-from hfgd.model.segmenter import Branch
+from hfgd.losses.terms import LossSpec
+from hfgd.model.config import Builder
+from hfgd.model.output import Branch
 from hfgd.model.spec import ModelSpec, Spec
 
 FREE = ("options", "paper")  # keys whose mapping is replaced as a whole
@@ -38,8 +39,10 @@ class OptimSpec(Spec):
 
     ``weight_decay`` acts on weights only: never on biases, norms, relative position tables.
     ``warmup``: iterations over which the rate rises linearly to the schedule's; the paper has none.
-    ``clip_norm``: the gradient's norm is cut to this. ``layer_decay``: the rate of each layer of the
-    backbone is this times the rate of the one above it (0.7 to 0.95 for Swin and ConvNeXt).
+    ``clip_norm``: the gradient's norm is cut to this. ``backbone_lr`` and ``head_lr``: factors on
+    ``lr`` for the backbone and for everything else (0.1 for a pre-trained backbone is common).
+    ``layer_decay``: the rate of each layer of the backbone is this times the rate of the one above it
+    (0.7 to 0.95 for Swin and ConvNeXt). They multiply.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -49,6 +52,8 @@ class OptimSpec(Spec):
     power: float = Field(0.9, gt=0)
     warmup: int = Field(0, ge=0)
     clip_norm: float | None = Field(None, gt=0)
+    backbone_lr: float = Field(1.0, gt=0)
+    head_lr: float = Field(1.0, gt=0)
     layer_decay: float | None = Field(None, gt=0, le=1)
 
 
@@ -62,6 +67,7 @@ class TrainSpec(Spec):
     ``freeze``: 'backbone' keeps its weights and its batch-norm statistics as they are; 'batch_norm' the
     statistics of every batch norm. ``ema``: decay of a moving average of the weights, which is then the
     model that is scored and saved. ``deterministic``: refuse operations that differ between runs.
+    ``workers``: processes that make batches; 'auto' shares the machine's cores among its processes.
     ``compile``: torch.compile the network. ``channels_last``: the memory format that most convolutions
     are fastest in. ``checkpoint_activations``: compute the backbone's activations again in the backward
     pass rather than keep them.
@@ -72,7 +78,7 @@ class TrainSpec(Spec):
     validate_every: int = Field(1000, gt=0)
     checkpoint_every: int = Field(1000, gt=0)
     log_every: int = Field(50, gt=0)
-    workers: int = Field(2, ge=0)
+    workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     accumulate: int = Field(1, gt=0)
     keep_every: int | None = Field(None, gt=0)
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
@@ -83,7 +89,7 @@ class TrainSpec(Spec):
     deterministic: bool = False
     compile: bool = False
     checkpoint_activations: bool = False
-    channels_last: bool = False
+    channels_last: bool = True
     seed: int = Field(0, ge=0)
     panels: int = Field(4, ge=1)
 
@@ -91,6 +97,7 @@ class TrainSpec(Spec):
 class Recipe(Spec):
     """Everything that decides a run.
 
+    ``network``: a marked function that makes the network, in place of ``model``; see hfgd.builder.
     ``branch``: whose logits are scored; the fine ones, but in the paper's problem verification.
     ``dataset`` and ``paper``: the paper's data set and its mIoU in percent by protocol ("ss" single
     scale, "mf" multi-scale and flip), for rows of its tables.
@@ -99,6 +106,7 @@ class Recipe(Spec):
     name: str
     description: str = ""
     model: ModelSpec = ModelSpec()
+    network: Builder | None = None
     data: DataSpec = DataSpec()
     optim: OptimSpec = OptimSpec()
     augment: AugmentSpec = AugmentSpec()
@@ -123,7 +131,7 @@ class Recipe(Spec):
 def check_recipe(content: Mapping[str, Any], where: str) -> Recipe:
     """A Recipe from plain values; raises HfgdError that names the key."""
     try:
-        return Recipe.model_validate(content)
+        return Recipe.model_validate(_migrated(content))
     except ValidationError as error:
         first = error.errors()[0]
         path = [str(part) for part in first["loc"]]
@@ -135,6 +143,17 @@ def check_recipe(content: Mapping[str, Any], where: str) -> Recipe:
         shown = "" if isinstance(given, Mapping) else f" (given: {given!r})"
         message = first["msg"].removeprefix("Value error, ").rstrip(".")
         raise HfgdError(f"{where}: {'.'.join(path)}: {message}{shown}.") from error
+
+
+def _migrated(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A recipe of an earlier version: OCR's region loss was called ``loss.aux``."""
+    model, loss = content.get("model"), content.get("loss")
+    if not isinstance(model, Mapping) or not isinstance(loss, Mapping):
+        return content
+    alone = model.get("encoder") == "ocr" and model.get("aux_fcn", "none") == "none"
+    if alone and "aux" in loss and "region" not in loss:
+        return {**content, "loss": {**loss, "region": loss["aux"]}}
+    return content
 
 
 def parse_overrides(settings: Sequence[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ With several processes all of them come here; one writes.
 """
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,17 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hfgd.checkpoint import save_model
-from hfgd.data.dataset import SegDataset
-from hfgd.evaluation.evaluate import evaluate
 from hfgd.evaluation.report import percent
 from hfgd.evaluation.scores import Scores
 from hfgd.files import write_text, write_whole
-from hfgd.model.segmenter import Segmenter
-from hfgd.processes import any_process, averaged, is_main
+from hfgd.model.network import Network
+from hfgd.parallel.processes import any_process, averaged, is_main, joined, same_buffers
 from hfgd.progress import Progress
-from hfgd.recipes.spec import Recipe
 from hfgd.training.module import LitSegmenter
 from hfgd.training.run_folder import RunFolder
 from hfgd.training.stop import Stop
+
+POLL_EVERY = 10  # iterations between the questions whether another process was asked to stop
 
 
 class CsvLog:
@@ -82,18 +82,29 @@ class AfterStep(L.Callback):
 
 
 class Average(AfterStep):
-    """An exponential moving average of the weights, and of the batch norms' statistics."""
+    """An exponential moving average of the weights, and of the batch norms' statistics.
 
-    def __init__(self, network: Segmenter, decay: float, start: int) -> None:
+    What is no floating-point number (index tables, counters) is copied.
+    """
+
+    def __init__(self, network: Network, decay: float, start: int) -> None:
         super().__init__(start)
-        averaging = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        averaged_ = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+
+        def averaging(average: Any, current: Any, count: Any) -> None:
+            if average[0].is_floating_point():
+                averaged_(average, current, count)
+            else:
+                for mine, theirs in zip(average, current, strict=True):
+                    mine.copy_(theirs)
+
         self.model = AveragedModel(network, multi_avg_fn=averaging, use_buffers=True)
 
     @property
-    def network(self) -> Segmenter:
+    def network(self) -> Network:
         """The network with the averaged weights."""
         network = self.model.module
-        assert isinstance(network, Segmenter)
+        assert isinstance(network, Network)
         return network
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -112,10 +123,10 @@ class Average(AfterStep):
 class Logs(AfterStep):
     """Losses by name: averaged, to CSV, the loggers and the progress line."""
 
-    def __init__(self, folder: RunFolder, recipe: Recipe, start: int, progress: Progress) -> None:
+    def __init__(self, csv_path: Path, every: int, start: int, progress: Progress) -> None:
         super().__init__(start)
-        self.every = recipe.train.log_every
-        self.csv = CsvLog(folder.train_csv, start)
+        self.every = every
+        self.csv = CsvLog(csv_path, start)
         self.progress = progress
         self.details = self.miou_text = ""
         self._sums: dict[str, Tensor] = {}
@@ -148,20 +159,23 @@ class Logs(AfterStep):
 
 
 class Validation(AfterStep):
-    """Scores on the validation split every N iterations; the best model is kept."""
+    """Scores on the validation split every ``every`` iterations; the best model is kept.
+
+    ``score``: the network → its Scores, under the run's own branch and precision.
+    """
 
     def __init__(
         self,
         folder: RunFolder,
-        recipe: Recipe,
-        dataset: SegDataset,
+        every: int,
         start: int,
-        network: Segmenter,
+        network: Network,
+        score: Callable[[Network], Scores],
         logs: Logs,
     ) -> None:
         super().__init__(start)
-        self.folder, self.recipe, self.dataset, self.logs = folder, recipe, dataset, logs
-        self.network = network
+        self.folder, self.every, self.network, self.score = folder, every, network, score
+        self.logs = logs
         self.csv = CsvLog(folder.val_csv, start)
         self.best = float("-inf")
         self.best_iteration = 0
@@ -176,15 +190,10 @@ class Validation(AfterStep):
 
     def after_step(self, trainer: L.Trainer, module: LitSegmenter, done: int) -> None:
         """Validate when it is time."""
-        if done % self.recipe.train.validate_every and done != trainer.max_steps:
+        if done % self.every and done != trainer.max_steps:
             return
-        with trainer.precision_plugin.forward_context():
-            scores = evaluate(
-                self.network,
-                self.dataset,
-                branch=self.recipe.branch,
-                workers=self.recipe.train.workers,
-            )
+        same_buffers(self.network)  # all processes score, and the first one saves, one model
+        scores = self.score(self.network)
         self.latest, self.latest_iteration = scores, done
         self.csv.add(done, scores.summary())
         for logger in trainer.loggers:
@@ -193,7 +202,7 @@ class Validation(AfterStep):
             self.best, self.best_iteration = scores.miou, done
             facts = {"iteration": done, **scores.summary()}
             if is_main():
-                save_model(self.network, self.recipe, self.folder.best, facts)
+                save_model(self.network, self.folder.best, facts)
         self.logs.miou_text = (
             f" · mIoU {percent(scores.miou)} (best {percent(self.best)} at {self.best_iteration})"
         )
@@ -201,23 +210,36 @@ class Validation(AfterStep):
 
 
 class Checkpoints(AfterStep):
-    """The state to resume from, and the model as it is, every N iterations and when asked to stop.
+    """The state to resume from, and the model as it is, every ``every`` iterations and when asked to
+    stop; ``keep_every``: also keep the model of every so many.
 
     Comes after Validation in the list of callbacks, so that what it saves includes the best score.
     """
 
     def __init__(
-        self, folder: RunFolder, recipe: Recipe, start: int, validation: Validation, stop: Stop
+        self,
+        folder: RunFolder,
+        every: int,
+        keep_every: int | None,
+        start: int,
+        validation: Validation,
+        stop: Stop,
     ) -> None:
         super().__init__(start)
-        self.folder, self.recipe, self.validation, self.stop = folder, recipe, validation, stop
+        self.folder, self.every, self.keep_every = folder, every, keep_every
+        self.validation, self.stop = validation, stop
 
     def after_step(self, trainer: L.Trainer, module: LitSegmenter, done: int) -> None:
         """Save when it is time; end the run where a stop was asked for, in any process."""
-        settings = self.recipe.train
-        stopping = any_process(self.stop.requested is not None, module.device)
-        due = done % settings.checkpoint_every == 0 or done == trainer.max_steps
-        if settings.keep_every and done % settings.keep_every == 0 and is_main():
+        due = done % self.every == 0 or done == trainer.max_steps
+        keep = self.keep_every is not None and done % self.keep_every == 0
+        stopping = False
+        if due or joined()[1] == 1 or done % POLL_EVERY == 0:  # many processes ask each other
+            stopping = any_process(self.stop.requested is not None, module.device)
+        if not (due or keep or stopping):
+            return
+        module.failures.check()  # nothing broken is kept
+        if keep and is_main():
             self._save_model(self.folder.kept(done), done)
         if not (due or stopping):
             return
@@ -232,4 +254,4 @@ class Checkpoints(AfterStep):
         facts: dict[str, Any] = {"iteration": done}
         if self.validation.latest is not None and self.validation.latest_iteration == done:
             facts |= self.validation.latest.summary()
-        save_model(self.validation.network, self.recipe, folder, facts)
+        save_model(self.validation.network, folder, facts)

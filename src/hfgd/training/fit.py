@@ -16,19 +16,21 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from hfgd.data.dataset import SegDataset
-from hfgd.data.loader import TrainBatches, TrainStream
+from hfgd.data.loader import EvalBatches, TrainBatches, TrainStream, count_workers
 from hfgd.data.open import open_dataset
 from hfgd.data.transforms import Augment
 from hfgd.errors import HfgdError
 from hfgd.evaluation.evaluate import evaluate
-from hfgd.evaluation.pictures import draw_scores, predict_panels
+from hfgd.evaluation.pictures import draw_scores, label_panels
 from hfgd.evaluation.plots import curves
 from hfgd.evaluation.report import Report
 from hfgd.evaluation.scores import Scores
+from hfgd.inference.labeller import NetworkLabeller
 from hfgd.losses import check_class_weights
-from hfgd.model.build import build
-from hfgd.model.segmenter import Segmenter
-from hfgd.processes import is_main, launched
+from hfgd.model.build import build, find_builder
+from hfgd.model.network import Network
+from hfgd.parallel.device import Precision, pick_device, use_fast_matmuls
+from hfgd.parallel.processes import is_main, launched
 from hfgd.progress import Progress, format_duration
 from hfgd.recipes.spec import Recipe, TrainSpec
 from hfgd.training.callbacks import Average, Checkpoints, Logs, Validation
@@ -39,44 +41,47 @@ from hfgd.training.profile import Profile
 from hfgd.training.run_folder import RunFolder
 from hfgd.training.stop import Interrupted, Stop, Terminated
 
+PRECISIONS: dict[str, Precision] = {"32-true": "fp32", "bf16-mixed": "bf16", "16-mixed": "fp16"}
+
 
 @dataclass(frozen=True)
 class Run:
     """A finished run: its folder, the last model and its scores on the validation split."""
 
     folder: RunFolder
-    model: Segmenter
+    model: Network
     report: Report
 
 
-def fit(recipe: Recipe | None, out: Path, resume: bool = False, profile: bool = False) -> Run:
+def fit(
+    recipe: Recipe | None,
+    out: Path,
+    resume: bool = False,
+    profile: bool = False,
+    network: Network | None = None,
+) -> Run:
     """Train, validate, score and draw; everything lands in ``out``.
 
-    ``resume`` goes on with the run in ``out`` and needs no recipe. ``profile``: see Profile. Started as
-    one of several processes it trains together with them, and the main one writes. Raises HfgdError
-    for bad input, TrainingStopped where the run cannot go on, Interrupted and Terminated for Ctrl-C
-    and SIGTERM; what was saved stays good.
+    ``resume`` goes on with the run in ``out`` and needs no recipe. ``profile``: see Profile.
+    ``network``: one of your own in place of the recipe's ``model``; made by an @hfgd.builder it is
+    found again when the run is resumed or loaded. Started as one of several processes it trains
+    together with them, and the main one writes. Raises HfgdError for bad input, TrainingStopped where
+    the run cannot go on, Interrupted and Terminated for Ctrl-C and SIGTERM; what was saved stays good.
     """
     folder = RunFolder(out)
+    recipe = _with_builder(recipe, network)
     if resume:
         recipe = folder.resume(recipe)
     if recipe is None:
         raise HfgdError("a new run needs a recipe; 'hfgd recipes' lists the named ones.")
-    train_set, val_set = _open(recipe)
-    check_class_weights(recipe.loss, len(train_set.classes))
     start = read_iteration(folder.state) if resume else 0
-    torch.manual_seed(recipe.train.seed)
-    # weights that will be replaced are not fetched: a run that goes on has its own in its state
-    replaced = start > 0 or recipe.train.init is not None
-    spec = recipe.model.with_backbone(pretrained=False) if replaced else recipe.model
-    network = build(spec, train_set.classes)
-    if recipe.train.init is not None and not start:
-        start_from(network, recipe, recipe.train.init)
+    job = Job(recipe, folder, *_open(recipe), start)
+    network = job.prepare(network)
     began = time.monotonic()
-    network, latest = _train(network, recipe, folder, train_set, val_set, start, resume, profile)
-    scores = latest or evaluate(
-        network, val_set, branch=recipe.branch, workers=recipe.train.workers
-    )
+    network, latest = job.train(network, new=not resume, profile=profile)
+    # the trainer leaves the network on the CPU, whatever it was trained on
+    labeller = job.labeller(network.to(job.device))
+    scores = latest or evaluate(labeller, job.val_set, workers=job.workers)
     facts = {
         "checkpoint": f"last, after {recipe.train.iterations} iterations",
         "precision": recipe.train.precision,
@@ -85,14 +90,23 @@ def fit(recipe: Recipe | None, out: Path, resume: bool = False, profile: bool = 
     }
     if launched()[1] > 1:
         facts["processes"] = str(launched()[1])
-    report = Report(recipe.name, val_set.title, len(val_set), scores, recipe.branch, facts=facts)
-    if not is_main():
-        return Run(folder, network, report)
-    report.save(out)
-    draw_scores(scores, out)
-    curves(folder.train_csv, folder.val_csv, out / "curves.png")
-    predict_panels({recipe.name: network}, val_set, recipe.train.panels, out / "panels.png")
+    title, count = job.val_set.title, len(job.val_set)
+    report = Report(recipe.name, title, count, scores, recipe.branch, facts=facts)
+    if is_main():
+        report.save(out)
+        draw_scores(scores, out)
+        curves(folder.train_csv, folder.val_csv, out / "curves.png")
+        label_panels({recipe.name: labeller}, job.val_set, recipe.train.panels, out / "panels.png")
     return Run(folder, network, report)
+
+
+def _with_builder(recipe: Recipe | None, network: Network | None) -> Recipe | None:
+    """The recipe, saying which function makes the network that was given."""
+    if recipe is None or network is None or network.config is None:
+        return recipe
+    if network.config.model is not None:
+        return recipe.model_copy(update={"model": network.config.model})
+    return recipe.model_copy(update={"network": network.config.builder})
 
 
 def _open(recipe: Recipe) -> tuple[SegDataset, SegDataset]:
@@ -107,66 +121,114 @@ def _open(recipe: Recipe) -> tuple[SegDataset, SegDataset]:
     return train_set, val_set
 
 
-def _train(
-    network: Segmenter,
-    recipe: Recipe,
-    folder: RunFolder,
-    train_set: SegDataset,
-    val_set: SegDataset,
-    start: int,
-    resume: bool,
-    profile: bool,
-) -> tuple[Segmenter, Scores | None]:
-    """The trained network, or the average of its weights, and its scores if just taken."""
-    settings = recipe.train
-    rank, world = launched()
-    share = _share(settings, world)
-    augment = Augment(recipe.augment, network.backbone.mean, network.backbone.grid)
-    stream = TrainStream(train_set, augment, settings.seed)
-    first = start * settings.accumulate
-    batches = TrainBatches(stream, share, first, settings.workers, rank, world)
-    _quieten()
-    stop = Stop()
-    if world > 1 and torch.cuda.is_available():
-        network = with_synchronised_norms(network)
-    module = LitSegmenter(network, recipe)
-    average = None if settings.ema is None else Average(network, settings.ema, start)
-    answer = network if average is None else average.network
-    loggers = _loggers(settings, recipe.name, folder) if is_main() else []
-    if not resume:  # a mistake in the recipe that shows above leaves no folder behind
-        folder.start(recipe)
-    with Progress("training", settings.iterations, start) as progress, stop.listening():
-        logs = Logs(folder, recipe, start, progress)
-        validation = Validation(folder, recipe, val_set, start, answer, logs)
-        checkpoints = Checkpoints(folder, recipe, start, validation, stop)
-        callbacks = [stop, *([average] if average else []), logs, validation, checkpoints]
-        if profile and is_main():
-            callbacks.insert(0, Profile(folder.root))
-        trainer = L.Trainer(
-            **_engine(settings, world),
-            gradient_clip_val=recipe.optim.clip_norm,
-            max_steps=settings.iterations,
-            max_epochs=-1,
-            logger=loggers or False,
-            callbacks=callbacks,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-            use_distributed_sampler=False,
-        )
-        state = str(folder.state) if start else None
-        with explained(folder):
-            trainer.fit(module, batches, ckpt_path=state, weights_only=True)
-    if trainer.global_step < settings.iterations:
-        kind = Terminated if stop.requested == signal.SIGTERM else Interrupted
-        raise kind(
-            f"stopped at iteration {trainer.global_step} of {settings.iterations}, all is saved; "
-            f"go on with: hfgd train --resume --out {folder.root}"
-        )
-    fresh = validation.latest_iteration == settings.iterations
-    return answer, validation.latest if fresh else None
+@dataclass(frozen=True)
+class Job:
+    """One run: what it is, where it goes, its data, and the iteration it goes on from."""
+
+    recipe: Recipe
+    folder: RunFolder
+    train_set: SegDataset
+    val_set: SegDataset
+    start: int
+
+    @property
+    def workers(self) -> int:
+        """Processes that read images."""
+        return count_workers(self.recipe.train.workers)
+
+    @property
+    def device(self) -> str:
+        """Where this process trains."""
+        device = pick_device(None)
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
+
+    def prepare(self, network: Network | None) -> Network:
+        """The network to train: built from the recipe unless given, checked, initialised."""
+        recipe, classes = self.recipe, self.train_set.classes
+        check_class_weights(recipe.loss, len(classes))
+        torch.manual_seed(recipe.train.seed)
+        if network is None and recipe.network is not None:
+            network = find_builder(recipe.network.name)(classes, **recipe.network.arguments)
+        if network is None:
+            # weights that will be replaced are not fetched: a run that goes on has its own in its state
+            replaced = self.start > 0 or recipe.train.init is not None
+            spec = recipe.model.with_backbone(pretrained=False) if replaced else recipe.model
+            network = build(spec, classes)
+        if network.classes.names != classes.names:
+            raise HfgdError(
+                f"the network knows the classes {', '.join(network.classes.names)}, and "
+                f"'{self.train_set.title}' has {', '.join(classes.names)}; they must agree."
+            )
+        if recipe.train.init is not None and not self.start:
+            start_from(network, recipe.train.init)
+        if network.config is not None:
+            told = {"name": recipe.name, "crop": recipe.augment.crop, "branch": recipe.branch}
+            network.config = network.config.model_copy(update=told)
+        return network
+
+    def labeller(self, network: Network) -> NetworkLabeller:
+        """The network as this run scores it: its branch, its precision."""
+        precision = PRECISIONS[self.recipe.train.precision]
+        return NetworkLabeller(network, branch=self.recipe.branch, precision=precision)
+
+    def train(self, network: Network, new: bool, profile: bool) -> tuple[Network, Scores | None]:
+        """The trained network, or the average of its weights, and its scores if just taken."""
+        settings, start = self.recipe.train, self.start
+        rank, world = launched()
+        batches = self._batches(network, rank, world)
+        _quieten()
+        use_fast_matmuls()
+        stop = Stop()
+        if world > 1 and torch.cuda.is_available():
+            network = with_synchronised_norms(network)
+        module = LitSegmenter(network, self.recipe)
+        average = None if settings.ema is None else Average(network, settings.ema, start)
+        answer = network if average is None else average.network
+        loggers = _loggers(settings, self.recipe.name, self.folder) if is_main() else []
+        if new:  # a mistake in the recipe that shows above leaves no folder behind
+            self.folder.start(self.recipe)
+        shown = EvalBatches(self.val_set, self.workers, rank, world, keep=True)
+
+        def score(network: Network) -> Scores:
+            return evaluate(self.labeller(network), self.val_set, batches=shown)
+
+        with Progress("training", settings.iterations, start) as progress, stop.listening():
+            logs = Logs(self.folder.train_csv, settings.log_every, start, progress)
+            validation = Validation(
+                self.folder, settings.validate_every, start, answer, score, logs
+            )
+            checkpoints = Checkpoints(
+                self.folder, settings.checkpoint_every, settings.keep_every, start, validation, stop
+            )
+            callbacks = [stop, *([average] if average else []), logs, validation, checkpoints]
+            if profile and is_main():
+                callbacks.insert(0, Profile(self.folder.root))
+            trainer = L.Trainer(
+                **_engine(settings, world),
+                gradient_clip_val=self.recipe.optim.clip_norm,
+                max_steps=settings.iterations,
+                logger=loggers or False,
+                callbacks=callbacks,
+            )
+            state = str(self.folder.state) if start else None
+            with explained(self.folder):
+                trainer.fit(module, batches, ckpt_path=state, weights_only=True)
+        if trainer.global_step < settings.iterations:
+            kind = Terminated if stop.requested == signal.SIGTERM else Interrupted
+            raise kind(
+                f"stopped at iteration {trainer.global_step} of {settings.iterations}, all is saved; "
+                f"go on with: hfgd train --resume --out {self.folder.root}"
+            )
+        fresh = validation.latest_iteration == settings.iterations
+        return answer, validation.latest if fresh else None
+
+    def _batches(self, network: Network, rank: int, world: int) -> TrainBatches:
+        settings = self.recipe.train
+        augment = Augment(self.recipe.augment, torch.as_tensor(network.mean), network.grid)
+        stream = TrainStream(self.train_set, augment, settings.seed)
+        first = self.start * settings.accumulate
+        share = _share(settings, world)
+        return TrainBatches(stream, share, first, self.workers, rank, world)
 
 
 def _share(settings: TrainSpec, world: int) -> int:
@@ -190,6 +252,13 @@ def _engine(settings: TrainSpec, world: int) -> dict[str, Any]:
         "precision": settings.precision,
         "accumulate_grad_batches": settings.accumulate,
         "deterministic": settings.deterministic,
+        "max_epochs": -1,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "limit_val_batches": 0,
+        "use_distributed_sampler": False,
     }
     if world > 1:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", world))

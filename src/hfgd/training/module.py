@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import numpy as np
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from hfgd.data.dataset import Batch
 from hfgd.errors import HfgdError
-from hfgd.losses import loss_terms
-from hfgd.model.segmenter import Segmenter
-from hfgd.processes import any_process
+from hfgd.losses.terms import loss_terms
+from hfgd.model.network import Network
+from hfgd.parallel.processes import summed
 from hfgd.recipes.spec import Recipe
-from hfgd.training.optim import layer_scales, make_optimiser, poly_schedule
+from hfgd.training.optim import make_optimiser, poly_schedule, rate_scales
 
+N = TypeVar("N", bound=Network)
 STEP = 2  # keeps this stream of random numbers apart from the loader's
 
 
@@ -33,20 +34,52 @@ class NonFiniteLossError(HfgdError):
         )
 
 
+class NonFinite:
+    """Sees that every loss is a number, one step late: a step never waits for the GPU.
+
+    The answer of a step travels while the next one is computed and is read after it; before
+    anything is saved it is read at once (``check``), so that no broken weights are kept.
+    """
+
+    def __init__(self) -> None:
+        self._pending: list[tuple[int, list[str], dict[str, Tensor], Tensor]] = []
+        self._copied: Any = None
+
+    def watch(self, iteration: int, names: list[str], terms: dict[str, Tensor]) -> None:
+        """Look at the step before; remember this one."""
+        self.check()
+        values = torch.stack(list(terms.values())).sum()
+        bad = summed((~torch.isfinite(values)).float())  # in any process
+        answer = bad.to("cpu", non_blocking=True)  # into pinned memory
+        if bad.is_cuda:
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
+        self._pending.append((iteration, names, terms, answer))
+
+    def check(self) -> None:
+        """Read what is outstanding; raises NonFiniteLossError."""
+        while self._pending:
+            iteration, names, terms, answer = self._pending.pop(0)
+            if self._copied is not None:
+                self._copied.synchronize()
+            if answer.item():
+                if all(torch.isfinite(term).item() for term in terms.values()):
+                    raise HfgdError("the loss is not finite in another process.")
+                raise NonFiniteLossError(iteration, names, terms)
+
+
 class LitSegmenter(L.LightningModule):
     """One training step of a network under a recipe."""
 
-    def __init__(self, network: Segmenter, recipe: Recipe) -> None:
+    def __init__(self, network: Network, recipe: Recipe) -> None:
         super().__init__()
-        self.network = prepared(network, recipe)
+        self.network, self._resting = prepared(network, recipe)
         self.recipe = recipe
-        # the compiled function is no module: names in the state stay what they are
-        self.run = torch.compile(network.forward) if recipe.train.compile else network
-        self._scales: dict[str, float] = {}
-        if recipe.optim.layer_decay is not None:
-            self._scales = layer_scales(network, recipe.model.backbone, recipe.optim.layer_decay)
+        # neither is a module: names in the state stay what they are, and nothing is in it twice
+        self._run = [torch.compile(network.forward) if recipe.train.compile else network]
+        self._scales = rate_scales(network, recipe)
         self.mark: Callable[[str], None] = lambda phase: None  # a profile listens here
-        self._resting = resting_modules(network, recipe)
+        self.failures = NonFinite()
         self._norms = [
             (module, module.momentum)
             for module in network.modules()
@@ -68,16 +101,22 @@ class LitSegmenter(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The ``loss``, and its ``terms`` by name (Lightning divides the one among the parts)."""
-        output = self.run(batch.image)
+        image = batch.image.float() / 255  # bytes travelled
+        if self.recipe.train.channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
+        output = self._run[0](image)
         self.mark("forward")
         terms = loss_terms(output, batch.label, self.recipe.loss)
         loss = torch.stack(list(terms.values())).sum()
-        finite = bool(torch.isfinite(loss))
-        if any_process(not finite, loss.device):
-            if finite:
-                raise HfgdError("the loss is not finite in another process.")
-            raise NonFiniteLossError(self.global_step + 1, batch.names, terms)
-        return {"loss": loss, "terms": {name: term.detach() for name, term in terms.items()}}
+        detached = {name: term.detach() for name, term in terms.items()}
+        self.failures.watch(self.global_step + 1, batch.names, detached)
+        return {"loss": loss, "terms": detached}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """States that earlier versions wrote hold every tensor of the network twice."""
+        state = checkpoint["state_dict"]
+        for key in [key for key in state if key.startswith("run.")]:
+            del state[key]
 
     def on_before_backward(self, loss: Tensor) -> None:
         """Activations that are computed again must not count in the statistics again."""
@@ -103,24 +142,25 @@ class LitSegmenter(L.LightningModule):
         }
 
 
-def prepared(network: Segmenter, recipe: Recipe) -> Segmenter:
-    """The network as the recipe wants it trained; raises HfgdError for what it cannot do."""
+def prepared(network: Network, recipe: Recipe) -> tuple[Network, list[nn.Module]]:
+    """The network as the recipe wants it trained, and its modules that stay in evaluation mode.
+
+    Raises HfgdError for what it cannot do.
+    """
     settings = recipe.train
+    resting: list[nn.Module] = []
     if settings.channels_last:
         network = network.to(memory_format=torch.channels_last)
     if settings.precision == "bf16-mixed" and not torch.accelerator.is_available():
         without_slow_strides(network)
     if "backbone" in settings.freeze:
-        network.backbone.requires_grad_(False)
+        resting += network.freeze_backbone()
+    if "batch_norm" in settings.freeze:
+        norms = nn.modules.batchnorm._BatchNorm
+        resting += [module for module in network.modules() if isinstance(module, norms)]
     if settings.checkpoint_activations:
-        try:
-            network.backbone.net.set_grad_checkpointing(True)  # type: ignore[operator]
-        except (AttributeError, AssertionError) as error:
-            raise HfgdError(
-                f"timm cannot compute the activations of '{recipe.model.backbone.name}' again; "
-                "leave train.checkpoint_activations out for it."
-            ) from error
-    return network
+        network.checkpoint_activations()
+    return network, resting
 
 
 def without_slow_strides(network: nn.Module) -> None:
@@ -144,18 +184,7 @@ def _dense_then_strided(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return y[..., ::rows, ::columns]
 
 
-def resting_modules(network: Segmenter, recipe: Recipe) -> list[nn.Module]:
-    """What stays in evaluation mode while the rest is trained."""
-    resting: list[nn.Module] = []
-    if "backbone" in recipe.train.freeze:
-        resting += network.backbone.modules()
-    if "batch_norm" in recipe.train.freeze:
-        norms = nn.modules.batchnorm._BatchNorm
-        resting += [module for module in network.modules() if isinstance(module, norms)]
-    return resting
-
-
-def with_synchronised_norms(network: Segmenter) -> Segmenter:
+def with_synchronised_norms(network: N) -> N:
     """Batch norms that take their statistics over all processes (timm's keep their activations)."""
-    converted: Segmenter = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    converted: N = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     return converted

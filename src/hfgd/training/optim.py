@@ -12,9 +12,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from hfgd.errors import HfgdError
+from hfgd.model.network import Network
 from hfgd.model.segmenter import Segmenter
 from hfgd.model.spec import BackboneSpec
-from hfgd.recipes.spec import OptimSpec
+from hfgd.recipes.spec import OptimSpec, Recipe
 
 NO_DECAY = ("relative_position_bias_table", "absolute_pos_embed", "pos_embed")
 
@@ -24,7 +25,7 @@ def make_optimiser(
 ) -> Optimizer:
     """SGD or AdamW; weight decay on weights only, never on biases, norms, position tables.
 
-    ``scales``: factors on the learning rate by parameter name, 1 without one; see ``layer_scales``.
+    ``scales``: factors on the learning rate by parameter name, 1 without one; see ``rate_scales``.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
@@ -36,9 +37,30 @@ def make_optimiser(
         {"params": members, "weight_decay": decay, "lr": spec.lr * scale}
         for (decay, scale), members in sorted(groups.items(), key=lambda item: item[0][::-1])[::-1]
     ]
+    on_gpu = any(parameter.is_cuda for parameter in model.parameters())
+    fused = {"fused": True} if on_gpu else {}  # one kernel for all parameters
     if spec.name == "sgd":
-        return torch.optim.SGD(listed, lr=spec.lr, momentum=spec.momentum)
-    return torch.optim.AdamW(listed, lr=spec.lr, betas=(0.9, 0.999))
+        return torch.optim.SGD(listed, lr=spec.lr, momentum=spec.momentum, **fused)
+    return torch.optim.AdamW(listed, lr=spec.lr, betas=(0.9, 0.999), **fused)
+
+
+def rate_scales(model: Network, recipe: Recipe) -> dict[str, float]:
+    """Factors on the rate by parameter name: backbone_lr, head_lr and layer_decay, multiplied."""
+    optim = recipe.optim
+    inside = [name for name, _ in model.named_parameters() if name.startswith("backbone.")]
+    if not inside and (optim.backbone_lr != 1 or optim.layer_decay is not None):
+        raise HfgdError(
+            "optim.backbone_lr and optim.layer_decay need a network that has its backbone under that "
+            "name; leave them out for this one."
+        )
+    scales = {name: optim.head_lr for name, _ in model.named_parameters()}
+    scales |= dict.fromkeys(inside, optim.backbone_lr)
+    if optim.layer_decay is not None:
+        if not isinstance(model, Segmenter) or recipe.network is not None:
+            raise HfgdError("optim.layer_decay knows timm's layers only; leave it out.")
+        decays = layer_scales(model, recipe.model.backbone, optim.layer_decay)
+        scales |= {name: scales[name] * decay for name, decay in decays.items()}
+    return scales
 
 
 def layer_scales(model: Segmenter, backbone: BackboneSpec, decay: float) -> dict[str, float]:
@@ -59,7 +81,7 @@ def layer_scales(model: Segmenter, backbone: BackboneSpec, decay: float) -> dict
     top = max(layer_of.values())
     return {
         f"backbone.net.{name}": decay ** (top - layer_of[name.replace(".", "_")])
-        for name, _ in model.backbone.net.named_parameters()
+        for name, _ in model.backbone.get_submodule("net").named_parameters()
     }
 
 

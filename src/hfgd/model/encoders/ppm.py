@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hfgd.geometry import Grid
 from hfgd.model.blocks import ConvBnRelu, PooledConvBnRelu
 from hfgd.model.encoders.base import Encoded
+from hfgd.resample import resize
 
 BINS = (1, 2, 3, 6)
 
@@ -31,5 +32,5 @@ class PPM(nn.Module):
         size = (top.shape[-2], top.shape[-1])
         maps = [top]
         for bins, conv in zip(BINS, self.pools, strict=True):
-            maps.append(self.grid.resize(conv(F.adaptive_avg_pool2d(top, bins)), size))
+            maps.append(resize(conv(F.adaptive_avg_pool2d(top, bins)), size, self.grid))
         return Encoded(high=self.end(torch.cat(maps, dim=1)))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from hfgd.errors import HfgdError
 from hfgd.geometry import Grid, Size
 from hfgd.model.blocks import ConvBnRelu
+from hfgd.resample import resize
 
 
 class SemanticBranches(nn.Module):
@@ -47,5 +48,5 @@ class SemanticBranches(nn.Module):
         for remaining, conv in zip(range(len(convs), 0, -1), convs, strict=True):
             if remaining <= position:
                 position -= 1
-            x = self.grid.resize(conv(x), sizes[position])
+            x = resize(conv(x), sizes[position], self.grid)
         return x

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hfgd.geometry import Grid
 from hfgd.model.blocks import ConvBnRelu
+from hfgd.resample import resize
 
 
 class DeepLabV3Plus(nn.Module):
@@ -27,6 +28,6 @@ class DeepLabV3Plus(nn.Module):
 
     def forward(self, skips: list[Tensor], high: Tensor) -> Tensor:
         low = self.low(skips[0])
-        up = self.grid.resize(high, (low.shape[-2], low.shape[-1]))
+        up = resize(high, (low.shape[-2], low.shape[-1]), self.grid)
         fine: Tensor = self.refine(torch.cat([low, up], dim=1))
         return fine

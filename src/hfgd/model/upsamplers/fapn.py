@@ -14,6 +14,7 @@ from torchvision.ops import DeformConv2d
 
 from hfgd.geometry import Grid
 from hfgd.model.upsamplers.branches import SemanticBranches
+from hfgd.resample import resize
 
 
 class FeatureSelection(nn.Module):
@@ -77,7 +78,7 @@ class FaPN(nn.Module):
         )
         for select, align, skip in layers:
             fine = select(skip)
-            coarse = self.grid.resize(pyramid[-1], (fine.shape[-2], fine.shape[-1]))
+            coarse = resize(pyramid[-1], (fine.shape[-2], fine.shape[-1]), self.grid)
             pyramid.append(align(fine, coarse) + fine)
         result: Tensor = self.semantic(pyramid[::-1])
         return result

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hfgd.geometry import Grid
 from hfgd.model.blocks import ConvBnRelu
 from hfgd.model.upsamplers.branches import SemanticBranches
+from hfgd.resample import resize
 
 
 class SFPN(nn.Module):
@@ -45,5 +46,5 @@ def top_down(
     pyramid = [high]
     for lateral, skip in zip(reversed(laterals), reversed(skips), strict=True):
         size = (skip.shape[-2], skip.shape[-1])
-        pyramid.append(lateral(skip) + grid.resize(pyramid[-1], size))
+        pyramid.append(lateral(skip) + resize(pyramid[-1], size, grid))
     return pyramid[::-1]

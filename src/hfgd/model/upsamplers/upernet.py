@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hfgd.geometry import Grid
 from hfgd.model.blocks import ConvBnRelu
 from hfgd.model.upsamplers.sfpn import top_down
+from hfgd.resample import resize
 
 
 class UPerNet(nn.Module):
@@ -29,5 +30,5 @@ class UPerNet(nn.Module):
         *fine, pooled = top_down(self.laterals, skips, high, self.grid)
         levels = [conv(x) for conv, x in zip(self.smooth, fine, strict=True)] + [pooled]
         size = (levels[0].shape[-2], levels[0].shape[-1])
-        fused: Tensor = self.fuse(torch.cat([self.grid.resize(x, size) for x in levels], dim=1))
+        fused: Tensor = self.fuse(torch.cat([resize(x, size, self.grid) for x in levels], dim=1))
         return fused

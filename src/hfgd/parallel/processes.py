@@ -6,11 +6,13 @@ Processes are started from outside (torchrun, SLURM's srun, ``--devices``); PyTo
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 def launched() -> tuple[int, int]:
@@ -77,6 +79,23 @@ class _AllReduce(torch.autograd.Function):
 def averaged(x: Tensor) -> Tensor:
     """The mean of ``x`` over the processes, with its gradient."""
     return summed(x) / joined()[1]
+
+
+def everywhere(value: T) -> list[T]:
+    """What every process has, by rank; any value that can be pickled."""
+    _, world = joined()
+    if world == 1:
+        return [value]
+    parts: list[Any] = [None] * world
+    dist.all_gather_object(parts, value)
+    return parts
+
+
+def same_buffers(module: nn.Module) -> None:
+    """Give every process the first one's buffers: batch norms that are not synchronised drift apart."""
+    if joined()[1] > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def any_process(flag: bool, device: torch.device) -> bool:

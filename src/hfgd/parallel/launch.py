@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 
 from hfgd.errors import HfgdError
-from hfgd.processes import launched
+from hfgd.parallel.processes import launched
 
 
 class Ended(HfgdError):

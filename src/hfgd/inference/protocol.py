@@ -5,20 +5,22 @@ the image and averaged. ``slide``: windows of the training crop. All can be comb
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from hfgd.errors import HfgdError, unknown
 from hfgd.geometry import Grid, Size
 from hfgd.model.spec import Spec
+from hfgd.resample import Spans
 
-Spans = list[tuple[int, int]]  # (start, length) along one side
+Positive = Annotated[int, Field(gt=0)]
 
 
 class Protocol(Spec):
-    """``window`` and ``stride`` (height, width) for sliding; the stride is 2/3 of the window.
+    """``window`` and ``stride`` (height, width) for sliding; the stride is 2/3 of the window unless
+    given, and at most the window, so that every pixel is seen.
 
     ``average``: of logits, as the paper's code does, or of probabilities. ``short_side``: resize
     the image to that short side first (MMSegmentation's convention); scores stay at the label's own
@@ -26,13 +28,24 @@ class Protocol(Spec):
     """
 
     name: str = "ss"
-    window: Size | None = None
-    stride: Size | None = None
-    scales: tuple[float, ...] = Field((1.0,), min_length=1)
+    window: tuple[Positive, Positive] | None = None
+    stride: tuple[Positive, Positive] | None = None
+    scales: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0,), min_length=1)
     flip: bool = False
     average: Literal["logits", "probs"] = "logits"
     short_side: int | None = Field(None, gt=0)
     window_batch: int = Field(4, gt=0)
+
+    @model_validator(mode="after")
+    def _sees_every_pixel(self) -> "Protocol":
+        if self.stride is not None and self.window is None:
+            raise ValueError("a stride needs a window; give window: [height, width]")
+        if self.stride and self.window and any(s > w for s, w in zip(self.stride, self.window)):  # noqa: B905
+            raise ValueError(
+                f"stride {list(self.stride)} is larger than window {list(self.window)}, which would "
+                "leave pixels unseen; make it at most the window"
+            )
+        return self
 
     def passes(self) -> list[tuple[float, bool]]:
         """Scale and flip of each pass over the image."""
@@ -56,7 +69,7 @@ class Protocol(Spec):
     def windows(self, size: Size) -> tuple[Spans, Spans]:
         """Rows and columns of the windows over an image, the last flush with the border."""
         if self.window is None:
-            return [(0, size[0])], [(0, size[1])]
+            return ((0, size[0]),), ((0, size[1]),)
         stride = self.stride or (2 * self.window[0] // 3, 2 * self.window[1] // 3)
         rows, columns = (
             _spans(n, window, step)
@@ -84,7 +97,7 @@ class Protocol(Spec):
 def _spans(side: int, window: int, step: int) -> Spans:
     window = min(window, side)
     starts = [*range(0, side - window, max(1, step)), side - window]
-    return [(start, window) for start in starts]
+    return tuple((start, window) for start in starts)
 
 
 MF_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -118,4 +131,5 @@ def find_protocol(name: str, crop: Size) -> Protocol:
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             raise HfgdError(f"'{path}': {unknown('key', key, Protocol.model_fields)}") from error
-        raise HfgdError(f"'{path}': {key}: {first['msg']}.") from error
+        message = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise HfgdError(f"'{path}': {key + ': ' if key else ''}{message}.") from error

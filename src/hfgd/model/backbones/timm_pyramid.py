@@ -1,47 +1,39 @@
-"""timm's pyramids under one contract: RGB in [0, 1] in, four maps at strides 4, 8, 16, 32 out.
-
-The adapter normalises and pads, so that the network alone is complete: a saved model needs no
-preprocessing beside it. Any timm name with a four-level pyramid works.
-"""
+"""timm's pyramids: any name of timm's with a four-level pyramid."""
 
 import logging
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import timm
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers.format import Format
 from torch import Tensor, nn
 
 from hfgd.errors import HfgdError, unknown
-from hfgd.geometry import Frame, Grid
+from hfgd.model.backbones.base import Backbone, Colour, find_grid
 from hfgd.progress import say
 
 PYRAMIDS = {32: (4, 8, 16, 32), 16: (4, 8, 16, 16), 8: (4, 8, 8, 8)}
 
-Colour = tuple[float, float, float]
 
-
-class Backbone(nn.Module):
-    """A timm network as a pyramid.
-
-    ``widths`` and ``strides`` list the four maps, fine to coarse; ``grid`` says how they lie over
-    the image; ``mean`` and ``std`` are what the weights were trained with (RGB, of [0, 1]).
+class TimmPyramid(Backbone):
+    """A timm network as a pyramid; see Backbone.
 
     ``pretrained``: False for random weights, True for timm's, a path for a local file.
     ``output_stride``: 8 or 16 replaces the last strides by dilation, where timm offers it.
     ``multi_grid``: dilation factors of the three blocks of a ResNet's stage 4, (1, 2, 4) in the paper.
     ``bn_momentum``: for every batch norm in here, PyTorch's sense; None leaves timm's.
-    ``options``: passed to timm's constructor as they are (``drop_path_rate``, say).
+    ``mean``, ``std``: of the weights, where timm does not know them. ``options``: passed to timm's
+    constructor as they are (``drop_path_rate``, say).
     Raises HfgdError for an unknown name, a network without the pyramid, unusable weights.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -55,56 +47,49 @@ class Backbone(nn.Module):
         std: Colour | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.net = _create(name, pretrained, output_stride, dict(options or {}))
-        info: Any = self.net.feature_info
-        self.widths: tuple[int, ...] = tuple(info.channels())
-        self.strides: tuple[int, ...] = tuple(info.reduction())
-        if self.strides != PYRAMIDS[output_stride]:
+        net = _create(name, pretrained, output_stride, dict(options or {}))
+        info: Any = net.feature_info
+        strides: tuple[int, ...] = tuple(info.reduction())
+        if strides != PYRAMIDS[output_stride]:
             if output_stride != 32:  # older timm leaves the option out of account
                 raise _undilated(name, output_stride)
             raise HfgdError(
-                f"backbone '{name}' gives maps at strides {list(self.strides)}, and the model needs "
+                f"backbone '{name}' gives maps at strides {list(strides)}, and the model needs "
                 f"{list(PYRAMIDS[output_stride])}; choose a network with a four-level pyramid, "
                 "for example resnet50, mobilenetv2_100, convnext_tiny or swin_tiny_patch4_window7_224."
             )
-        self.grid = _grid(self.net)
-        self.channels_last = getattr(self.net, "output_fmt", Format.NCHW) == Format.NHWC
+        nhwc = getattr(net, "output_fmt", Format.NCHW) == Format.NHWC
+        grid = find_grid(net, lambda x: _maps(net, x, nhwc), strides, name)
+        trained: Any = net.pretrained_cfg  # what timm knows of the weights of this name
+        super().__init__(
+            tuple(info.channels()), strides, grid, mean or trained["mean"], std or trained["std"]
+        )
+        self.net, self.nhwc, self.name = net, nhwc, name
         if multi_grid is not None:
-            _set_multi_grid(self.net, name, multi_grid)
+            _set_multi_grid(net, name, multi_grid)
         if bn_momentum is not None:
-            for module in self.net.modules():
+            for module in net.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.momentum = bn_momentum
-        trained: Any = self.net.pretrained_cfg  # what timm knows of the weights of this name
-        self.register_buffer("mean", _colour(mean or trained["mean"]), persistent=False)
-        self.register_buffer("std", _colour(std or trained["std"]), persistent=False)
 
-    def frame(self, image: Tensor) -> Frame:
-        """How a batch (B, 3, H, W) will lie in the network."""
-        size = (image.shape[-2], image.shape[-1])
-        return Frame(size, self.grid.padded(size), self.grid)
+    def pyramid(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H', W') normalised → four maps (B, C_i, H'/s_i, W'/s_i)."""
+        return _maps(self.net, image, self.nhwc)
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) RGB in [0, 1] → four maps (B, C_i, H'/s_i, W'/s_i) of the padded image."""
-        (height, width), (padded_height, padded_width), _ = self.frame(image)
-        x = (image - self.mean) / self.std
-        x = F.pad(x, (0, padded_width - width, 0, padded_height - height))
-        maps: list[Tensor] = self.net(x)
-        if self.channels_last:
-            maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
-        return maps
+    def checkpoint_activations(self) -> None:
+        """Compute activations again in the backward pass; raises HfgdError where timm cannot."""
+        try:
+            self.net.set_grad_checkpointing(True)  # type: ignore[operator]
+        except (AttributeError, AssertionError) as error:
+            raise HfgdError(
+                f"timm cannot compute the activations of '{self.name}' again; "
+                "leave train.checkpoint_activations out for it."
+            ) from error
 
 
-def _colour(values: Colour) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
-
-
-def _grid(net: nn.Module) -> Grid:
-    """Cells where any downsampling convolution is a patch convolution (kernel = stride)."""
-    convs = (m for m in net.modules() if isinstance(m, nn.Conv2d))
-    patches = any(max(c.stride) > 1 and c.kernel_size == c.stride for c in convs)
-    return Grid.CELLS if patches else Grid.CORNERS
+def _maps(net: nn.Module, image: Tensor, nhwc: bool) -> list[Tensor]:
+    maps: list[Tensor] = net(image)
+    return [m.permute(0, 3, 1, 2).contiguous() for m in maps] if nhwc else maps
 
 
 def _create(
@@ -126,16 +111,43 @@ def _create(
     if isinstance(pretrained, str):
         overlay = {"state_dict": _read_weights(Path(pretrained), name, options)}
     try:
-        return timm.create_model(
-            name,
-            features_only=True,
-            out_indices=(-4, -3, -2, -1),
-            pretrained=bool(pretrained),
-            pretrained_cfg_overlay=overlay,
-            **options,
-        )
+        with _from_hub() if pretrained is True else nullcontext():
+            return timm.create_model(
+                name,
+                features_only=True,
+                out_indices=(-4, -3, -2, -1),
+                pretrained=bool(pretrained),
+                pretrained_cfg_overlay=overlay,
+                **options,
+            )
     except Exception as error:
         raise _explain(error, name, pretrained, output_stride, options) from error
+
+
+@contextmanager
+def _from_hub() -> Iterator[None]:
+    """Where the hub cannot be reached, ask its cache only; it retries for most of a minute else."""
+    from huggingface_hub import constants
+
+    offline = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = offline or not _reachable(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+def _reachable(url: str, seconds: float = 3.0) -> bool:
+    """Whether a server takes connections; through a proxy that is not for us to say, and it may."""
+    if getproxies():
+        return True
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        with socket.create_connection((parts.hostname or "", port), timeout=seconds):
+            return True
+    except OSError:
+        return False
 
 
 def _explain(

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hfgd.processes import averaged, summed
+from hfgd.parallel.processes import averaged, summed
 
 EPS = 1e-7
 
@@ -23,7 +23,7 @@ def car_terms(features: Tensor, label: Tensor, num_classes: int) -> dict[str, Te
     """
     with torch.autocast(features.device.type, enabled=False):
         pixels = features.float().flatten(2).transpose(1, 2).flatten(0, 1)  # (P, C)
-        flat = label.flatten()
+        flat = label.flatten().long()
         valid = (flat >= 0) & (flat < num_classes)
         index = torch.where(valid, flat, num_classes)
         members = F.one_hot(index, num_classes + 1)[:, :num_classes].to(pixels.dtype)  # (P, K)

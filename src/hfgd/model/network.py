@@ -1,0 +1,92 @@
+"""What training, scoring, saving and export need of a network: the door for networks of one's own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from hfgd.data.classes import ClassSet
+from hfgd.errors import HfgdError
+from hfgd.geometry import Grid
+from hfgd.model.config import ModelConfig
+from hfgd.model.output import SegOutput
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from hfgd.data.draw import Prediction
+
+
+class Network(nn.Module):
+    """A semantic-segmentation network with its classes; takes any height and width.
+
+    ``Segmenter`` is the paper's; a network of one's own is a subclass that sets ``classes``, ``grid``
+    (how its logits lie over the image) and ``mean`` (3 values of [0, 1], what training pads with),
+    and returns a SegOutput. ``config`` says how to build it again, see ``builder`` in model/build.py.
+    """
+
+    classes: ClassSet
+    grid: Grid
+    mean: Tensor
+    config: ModelConfig | None = None
+
+    def forward(self, image: Tensor, all_branches: bool | None = None) -> SegOutput:
+        """(B, 3, H, W) RGB in [0, 1] → SegOutput.
+
+        ``all_branches``: whether guide and aux logits are computed too; by default while training.
+        """
+        raise NotImplementedError
+
+    def freeze_backbone(self) -> list[nn.Module]:
+        """Stop the backbone's gradients; returns the modules whose statistics stay as they are."""
+        raise HfgdError("train.freeze: this network does not say what its backbone is.")
+
+    def checkpoint_activations(self) -> None:
+        """Compute the backbone's activations again in the backward pass rather than keep them."""
+        raise HfgdError("train.checkpoint_activations: this network cannot do that; leave it out.")
+
+    # Three doors for users; nothing in here needs what stands behind them.
+
+    def predict(self, image: "str | Path | Image.Image | np.ndarray") -> "Prediction":
+        """Label one image, whole and at its own size.
+
+        ``image``: a path, a PIL image, or an array (H, W, 3) uint8 RGB. EXIF orientation is
+        applied. The model is used in evaluation mode and left in the mode it was in.
+        Raises HfgdError for a file that is no readable image.
+        """
+        from hfgd.inference.labeller import predict_with
+
+        return predict_with(self, image)
+
+    def save(self, folder: str | Path, **facts: Any) -> Path:
+        """Write ``model.safetensors`` and ``config.json``; ``hfgd.load(folder)`` reads them.
+
+        ``facts``: JSON values that go along. Returns the folder.
+        """
+        from hfgd.checkpoint import save_model
+
+        return save_model(self, Path(folder), facts)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in evaluation mode without gradients; afterwards every part in the mode it was in."""
+    trained = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield model
+    finally:
+        for module in trained:  # one by one: parts that are kept in evaluation mode stay so
+            module.training = True
+
+
+def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and type of a model's weights; a model without any is on the CPU in fp32."""
+    for parameter in model.parameters():
+        return parameter.device, parameter.dtype
+    return torch.device("cpu"), torch.float32

@@ -1,0 +1,54 @@
+"""What a network gives: the value that losses, inference and export read."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hfgd.errors import HfgdError
+from hfgd.geometry import Frame
+from hfgd.resample import image_axis, restore, strips
+
+Branch = Literal["fine", "guide", "aux"]
+
+
+class SegOutput(NamedTuple):
+    """What the network gives; every map lies over the padded image (see ``frame``).
+
+    ``logits`` (B, K, H'/s, W'/s): the fine branch's, the model's answer.
+    ``guide_logits`` (B, K, h, w): the guiding branch's; None at inference and without guidance.
+    ``aux_logits`` (B, K, h, w): the auxiliary FCN's; None without one.
+    ``region_logits`` (B, K, h, w): OCR's object regions; None without OCR.
+    ``regularised`` (B, 512, h, w): what CAR's losses act on; None without CAR.
+    """
+
+    logits: Tensor
+    guide_logits: Tensor | None
+    aux_logits: Tensor | None
+    region_logits: Tensor | None
+    regularised: Tensor | None
+    frame: Frame
+
+    def branch(self, branch: Branch) -> Tensor:
+        """The logits of a branch as the network gives them; raises HfgdError without it."""
+        logits = {"fine": self.logits, "guide": self.guide_logits, "aux": self.aux_logits}[branch]
+        if logits is None:
+            raise HfgdError(f"this model has no {branch} branch to score; use the fine one.")
+        return logits
+
+    def full_size(self, branch: Branch = "fine") -> Tensor:
+        """The logits of a branch at the image's own size: (B, K, H, W)."""
+        return restore(self.branch(branch), self.frame)
+
+    def labels(self, branch: Branch = "fine") -> Tensor:
+        """The best class of every pixel: (B, H, W) uint8; full-size logits are never made."""
+        logits = self.branch(branch)
+        y, x = (image_axis(self.frame, i, logits.shape[2 + i], logits.device) for i in (0, 1))
+        with torch.no_grad():
+            maps = [torch.cat([best(s) for _, s in strips(each, y, x)]) for each in logits]
+        return torch.stack(maps)
+
+
+def best(logits: Tensor) -> Tensor:
+    """(K, H, W) → the best class of every pixel, (H, W) uint8; the first one of equals."""
+    return logits.argmax(0).to(torch.uint8)
