@@ -12,7 +12,7 @@ from PIL import Image
 
 from hfgd.checkpoint import load_model, read_recipe
 from hfgd.data.draw import Prediction
-from hfgd.data.images import IMAGE_SUFFIXES, Pixels, read_image
+from hfgd.data.images import Pixels, images_below, read_image
 from hfgd.data.known.cityscapes import LABEL_IDS
 from hfgd.errors import HfgdError, unknown
 from hfgd.evaluation.inference import label_image
@@ -102,7 +102,7 @@ def find_images(inputs: Sequence[Path]) -> list[tuple[Path, Path]]:
     for entry in inputs:
         if entry.is_dir():
             top = Path(entry.resolve().name) if len(inputs) > 1 else Path()
-            images = [p for p in sorted(entry.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
+            images = images_below(entry)
             if not images:
                 raise HfgdError(f"there are no images in '{entry}'.")
             found += [(path, top / path.relative_to(entry)) for path in images]

@@ -8,13 +8,27 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from hfgd.data.archive import Source, opened
+from hfgd.data.archive import Source, files_below, opened
 from hfgd.errors import HfgdError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 Pixels = npt.NDArray[np.uint8]
 Ids = npt.NDArray[Any]  # whole numbers
 T = TypeVar("T")
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Every image file below a folder, in order; links are followed, hidden files left out."""
+    return [p for p in files_below(folder) if _is_image(p) and not p.name.startswith(".")]
+
+
+def without_suffix(path: Path) -> Path:
+    """A path without the suffix of an image; 'frame_0.5' has none and stays as it is."""
+    return path.with_suffix("") if _is_image(path) else path
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def read_image(source: "str | Source | Image.Image | np.ndarray") -> Pixels:
