@@ -1,6 +1,6 @@
 """``hfgd predict``: label PNGs and overlays for images and folders of images."""
 
-import shutil
+import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,12 +12,13 @@ from PIL import Image
 
 from hfgd.checkpoint import load_model, read_recipe
 from hfgd.data.draw import Prediction
-from hfgd.data.images import Pixels, images_below, read_image
+from hfgd.data.images import Pixels, images_below, read_image, without_suffix
 from hfgd.data.known.cityscapes import LABEL_IDS
 from hfgd.errors import HfgdError, unknown
 from hfgd.evaluation.inference import label_image
 from hfgd.evaluation.protocol import Protocol, find_protocol
 from hfgd.evaluation.run import pick_device
+from hfgd.files import write_whole
 from hfgd.model.segmenter import Segmenter, evaluating
 from hfgd.progress import Progress
 
@@ -45,6 +46,8 @@ def predict_files(
     ``out/submission`` and ``out/submission.zip``: the image's own name, the data set's own ids.
     """
     files = find_images(inputs)
+    sent = {} if server is None else submission_names([source for source, _ in files])
+    written: list[Path] = []  # for the server, in this call
     model = load_model(model_path, pick_device(device))
     chosen = find_protocol(protocol, read_recipe(model_path).augment.crop)
     server_ids = None if server is None else _server_ids(server, len(model.classes))
@@ -61,13 +64,14 @@ def predict_files(
                 overlay.parent.mkdir(parents=True, exist_ok=True)
                 result.overlay(opacity).save(overlay)
                 if server_ids is not None:
-                    submission = out / "submission" / f"{source.stem}.png"
+                    submission = out / "submission" / sent[source]
                     submission.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(server_ids[result.labels]).save(submission)
+                    written.append(submission)
                 outcome.done += 1
             progress.update(number, source.name)
     if server_ids is not None:
-        shutil.make_archive(str(out / "submission"), "zip", out / "submission")
+        _zip(written, out / "submission.zip")
     return outcome
 
 
@@ -92,6 +96,35 @@ def _server_ids(server: str, num_classes: int) -> Pixels:
     return np.array(tables[server], dtype=np.uint8)
 
 
+def submission_names(sources: Sequence[Path]) -> dict[Path, str]:
+    """The file name of each image in a submission: its own, as a PNG, without folders.
+
+    Raises HfgdError where two images would have one name.
+    """
+    by_name: dict[str, Path] = {}
+    for source in sources:
+        name = f"{without_suffix(source).name}.png"
+        if name in by_name:
+            raise HfgdError(
+                f"'{by_name[name]}' and '{source}' would both be '{name}' in the submission, which "
+                "has no folders; rename one, or label them in two calls with an --out of each."
+            )
+        by_name[name] = source
+    return {source: name for name, source in by_name.items()}
+
+
+def _zip(files: Sequence[Path], path: Path) -> None:
+    """These files in a zip, without folders."""
+
+    def write(part: Path) -> None:
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in files:
+                archive.write(file, file.name)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, write)
+
+
 def find_images(inputs: Sequence[Path]) -> list[tuple[Path, Path]]:
     """Every image with the relative path (.png) its results go to.
 
@@ -110,16 +143,12 @@ def find_images(inputs: Sequence[Path]) -> list[tuple[Path, Path]]:
             found.append((entry, Path(entry.name)))
         else:
             raise HfgdError(f"there is no image or folder '{entry}'.")
-    uses = Counter(target.with_suffix("") for _, target in found)
-    placed = [
-        (
-            source,
-            target.with_suffix(".png")
-            if uses[target.with_suffix("")] == 1
-            else target.with_name(f"{target.stem}_{target.suffix[1:]}.png"),
-        )
-        for source, target in found
-    ]
+    bare = [without_suffix(target) for _, target in found]
+    uses = Counter(bare)
+    placed: list[tuple[Path, Path]] = []
+    for (source, target), name in zip(found, bare, strict=True):
+        kept = target.name.removeprefix(name.name) if uses[name] > 1 else ""  # '.jpg', or nothing
+        placed.append((source, Path(f"{name}{kept.replace('.', '_')}.png")))
     twice = [target for target, uses in Counter(t for _, t in placed).items() if uses > 1]
     if twice:
         raise HfgdError(

@@ -23,8 +23,9 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def without_suffix(path: Path) -> Path:
-    """A path without the suffix of an image; 'frame_0.5' has none and stays as it is."""
-    return path.with_suffix("") if _is_image(path) else path
+    """A path without the suffix of a picture; 'frame_0.5' has none and stays as it is."""
+    known = path.suffix.lower() in Image.registered_extensions()
+    return path.with_suffix("") if known else path
 
 
 def _is_image(path: Path) -> bool:
