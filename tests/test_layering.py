@@ -64,7 +64,9 @@ def test_imports_point_one_way():
 def test_the_network_knows_no_pictures_and_no_recipes():
     for path in (ROOT / "model").rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        late = {id(n) for block in ast.walk(tree) if isinstance(block, ast.If) for n in ast.walk(block)}
+        late = {
+            id(n) for block in ast.walk(tree) if isinstance(block, ast.If) for n in ast.walk(block)
+        }
         for node in ast.walk(tree):
             if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in late:
                 names = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
@@ -76,5 +78,9 @@ def test_doors_open_when_they_are_called():
     """They are imported inside functions, so that the arrows of a running import point one way."""
     for place, _ in DOORS:
         tree = ast.parse((ROOT / place).read_text(encoding="utf-8"))
-        top = {name for node in tree.body if isinstance(node, ast.ImportFrom) for name in [node.module]}
-        assert not any(name and name.startswith(("hfgd.inference", "hfgd.checkpoint")) for name in top)
+        top = {
+            name for node in tree.body if isinstance(node, ast.ImportFrom) for name in [node.module]
+        }
+        assert not any(
+            name and name.startswith(("hfgd.inference", "hfgd.checkpoint")) for name in top
+        )

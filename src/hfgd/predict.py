@@ -6,9 +6,9 @@ whatever their number.
 
 import gc
 import json
-import shutil
+import zipfile
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from PIL import Image
 
 from hfgd.checkpoint import WEIGHTS, model_folder
 from hfgd.data.draw import Prediction
-from hfgd.data.images import IMAGE_SUFFIXES, Pixels, read_image
+from hfgd.data.images import Pixels, images_below, read_image, without_suffix
 from hfgd.data.known.cityscapes import LABEL_IDS
 from hfgd.errors import HfgdError, unknown
 from hfgd.files import is_disk_full, write_text, write_whole
@@ -56,10 +56,11 @@ def predict_files(
     ``out`` holds results of another model or of other settings.
     """
     files = find_images(inputs)
+    sent = {} if server is None else submission_names([source for source, _ in files])
     labeller = open_labeller(model_path, how)
     ids = None if server is None else _server_ids(server, len(labeller.classes))
     claim(out, model_path, labeller, opacity)
-    writer = Writer(out, opacity, labeller, ids)
+    writer = Writer(out, opacity, ids, sent)
     missing = [(source, target) for source, target in files if not writer.is_done(source, target)]
     outcome = Outcome(before=len(files) - len(missing))
     start = outcome.before
@@ -90,7 +91,8 @@ def predict_files(
         while written:
             finish(*written.popleft())
     if ids is not None:
-        shutil.make_archive(str(out / "submission"), "zip", out / "submission")
+        done = [out / "submission" / sent[s] for s, target in files if writer.is_done(s, target)]
+        _zip(done, out / "submission.zip")
     return outcome
 
 
@@ -148,26 +150,24 @@ class Writer:
     """Writes what belongs to one image; each file whole, the label map last."""
 
     def __init__(
-        self, out: Path, opacity: float, labeller: Labeller, server_ids: Pixels | None
+        self, out: Path, opacity: float, server_ids: Pixels | None, sent: Mapping[Path, str]
     ) -> None:
-        self.out, self.opacity, self.server_ids = out, opacity, server_ids
+        self.out, self.opacity, self.server_ids, self.sent = out, opacity, server_ids, sent
 
     def __call__(self, source: Path, target: Path, result: Prediction) -> None:
         # an overlay is for looking at: quickly written, a little larger
         save_png(result.overlay(self.opacity), self.out / "overlays" / target, compress_level=1)
         if self.server_ids is not None:
             submission = Image.fromarray(self.server_ids[result.labels])
-            save_png(submission, self._submission(source))
+            save_png(submission, self.out / "submission" / self.sent[source])
         save_png(result.label_image(), self.out / "labels" / target)
 
     def is_done(self, source: Path, target: Path) -> bool:
         """Whether an earlier call wrote everything of this image."""
         files = [self.out / "labels" / target, self.out / "overlays" / target]
-        files += [self._submission(source)] if self.server_ids is not None else []
+        if self.server_ids is not None:
+            files.append(self.out / "submission" / self.sent[source])
         return all(file.is_file() for file in files)
-
-    def _submission(self, source: Path) -> Path:
-        return self.out / "submission" / f"{source.stem}.png"
 
 
 def save_png(image: Image.Image, path: Path, **options: int) -> None:
@@ -212,6 +212,35 @@ def _server_ids(server: str, num_classes: int) -> Pixels:
     return np.array(tables[server], dtype=np.uint8)
 
 
+def submission_names(sources: Sequence[Path]) -> dict[Path, str]:
+    """The file name of each image in a submission: its own, as a PNG, without folders.
+
+    Raises HfgdError where two images would have one name.
+    """
+    by_name: dict[str, Path] = {}
+    for source in sources:
+        name = f"{without_suffix(source).name}.png"
+        if name in by_name:
+            raise HfgdError(
+                f"'{by_name[name]}' and '{source}' would both be '{name}' in the submission, which "
+                "has no folders; rename one, or label them in two calls with an --out of each."
+            )
+        by_name[name] = source
+    return {source: name for name, source in by_name.items()}
+
+
+def _zip(files: Sequence[Path], path: Path) -> None:
+    """These files in a zip, without folders."""
+
+    def write(part: Path) -> None:
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in files:
+                archive.write(file, file.name)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, write)
+
+
 def find_images(inputs: Sequence[Path]) -> list[tuple[Path, Path]]:
     """Every image with the relative path (.png) its results go to.
 
@@ -222,7 +251,7 @@ def find_images(inputs: Sequence[Path]) -> list[tuple[Path, Path]]:
     for entry in inputs:
         if entry.is_dir():
             top = Path(entry.resolve().name) if len(inputs) > 1 else Path()
-            images = [p for p in sorted(entry.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
+            images = images_below(entry)
             if not images:
                 raise HfgdError(f"there are no images in '{entry}'.")
             found += [(path, top / path.relative_to(entry)) for path in images]
@@ -230,16 +259,12 @@ def find_images(inputs: Sequence[Path]) -> list[tuple[Path, Path]]:
             found.append((entry, Path(entry.name)))
         else:
             raise HfgdError(f"there is no image or folder '{entry}'.")
-    uses = Counter(target.with_suffix("") for _, target in found)
-    placed = [
-        (
-            source,
-            target.with_suffix(".png")
-            if uses[target.with_suffix("")] == 1
-            else target.with_name(f"{target.stem}_{target.suffix[1:]}.png"),
-        )
-        for source, target in found
-    ]
+    bare = [without_suffix(target) for _, target in found]
+    uses = Counter(bare)
+    placed: list[tuple[Path, Path]] = []
+    for (source, target), name in zip(found, bare, strict=True):
+        kept = target.name.removeprefix(name.name) if uses[name] > 1 else ""  # '.jpg', or nothing
+        placed.append((source, Path(f"{name}{kept.replace('.', '_')}.png")))
     twice = [target for target, uses in Counter(t for _, t in placed).items() if uses > 1]
     if twice:
         raise HfgdError(

@@ -5,7 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from hfgd.cli.table import show
 
 if TYPE_CHECKING:
     from hfgd.data.check import CheckReport, SplitReport
@@ -155,25 +158,23 @@ def _show_data(name: str, data: str, split: str, limit: int, out: Path) -> None:
     dataset = FolderDataset(files, split)
     pixels, read = class_shares(dataset, limit)
     print(f"\nclass shares, {read} of {len(dataset)} images of {split}")
-    table = Table(box=None, pad_edge=False)
-    table.add_column("class")
+    table = Table("class")
     table.add_column("% of pixels", justify="right")
     for label, count in zip([*dataset.classes.names, "(ignored)"], pixels, strict=True):
         table.add_row(label, f"{100 * count / max(1, pixels.sum()):.3f}")
-    Console().print(table)
+    show(table)
     sample_sheet(dataset, out)
     print(f"samples: {out}")
 
 
 def _print(report: "CheckReport") -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     for split in report.splits:
         sizes = ", ".join(f"{h}×{w} ({n})" for (h, w), n in split.sizes.most_common(3))
         more = f" and {len(split.sizes) - 3} other sizes" if len(split.sizes) > 3 else ""
-        console.print(
-            f"\n[bold]{report.root.name}/{split.split}[/bold]: {split.pairs} pairs; {sizes}{more}"
-        )
-        _print_shares(console, report, split)
+        name = escape(f"{report.root.name}/{split.split}")
+        console.print(f"\n[bold]{name}[/bold]: {split.pairs} pairs; {sizes}{more}")
+        _print_shares(report, split)
         _print_lines(console, "problem", split.problems, "red")
         _print_lines(console, "note", split.remarks, "yellow")
     problems = sum(len(split.problems) for split in report.splits)
@@ -183,17 +184,16 @@ def _print(report: "CheckReport") -> None:
     )
 
 
-def _print_shares(console: Console, report: "CheckReport", split: "SplitReport") -> None:
+def _print_shares(report: "CheckReport", split: "SplitReport") -> None:
     total = max(1, int(split.pixels.sum()))
-    table = Table(box=None, pad_edge=False)
-    table.add_column("class")
+    table = Table("class")
     table.add_column("% of pixels", justify="right")
     table.add_column("images", justify="right")
     rows = zip([*report.classes.names, "(ignored)"], split.pixels, strict=True)
     for i, (name, pixels) in enumerate(rows):
         images = str(split.images_with_class[i]) if i < len(report.classes) else ""
         table.add_row(name, f"{100 * pixels / total:.3f}", images)
-    console.print(table)
+    show(table)
 
 
 def _print_lines(console: Console, kind: str, lines: list[str], style: str) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from hfgd import __version__
 from hfgd.cli import data
@@ -91,10 +90,13 @@ def recipes(
 ) -> None:
     """List the recipes: the named ones, and every row of the paper's tables."""
     from hfgd.cli.show import named_table, rows_table
+    from hfgd.cli.table import show
 
+    rows = rows_table(table, data)
     if table is None and data is None:
-        Console().print(named_table())
-    Console().print(rows_table(table, data))
+        show(named_table(), below=("what it is",))
+        print()
+    show(rows, below=("data set", "backbone", "what"))
 
 
 @app.command()
@@ -111,14 +113,18 @@ def info(
 ) -> None:
     """What a model costs: parameters, GMACs and GFLOPs per part, activation memory, latency."""
     from hfgd.cli.show import cost_table, cost_table_9
+    from hfgd.cli.table import show
 
     if (recipe is None) == (table is None):
         raise HfgdError("info takes either a recipe or --table 9.")
     if table is not None:
-        Console().print(cost_table_9(table))
+        show(cost_table_9(table), below=("what",))
         return
     for part in cost_table(recipe or "", size, classes, latency):
-        Console().print(part)
+        if isinstance(part, str):
+            print(part)
+        else:
+            show(part)
 
 
 @app.command()
@@ -347,10 +353,11 @@ def _with_data(changes: dict[str, Any], data: str | None, data_yaml: Path | None
 
 
 def _show(report: object) -> None:
+    from hfgd.cli.table import show
     from hfgd.evaluation.report import Report, percent
 
     assert isinstance(report, Report)
-    Console().print(report.table())
+    show(report.table())
     means = "   ".join(f"{name} {percent(v)}" for name, v in report.scores.all_means().items())
     print(f"{means}   (percent; {report.protocol.describe()})")
     if report.scores.absent:

@@ -101,7 +101,4 @@ def _giga(macs: int) -> tuple[str, str]:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title)
-    for column in columns:
-        table.add_column(column, no_wrap=column in ("name", "row"), overflow="fold")
-    return table
+    return Table(*columns, title=title)

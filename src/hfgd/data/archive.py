@@ -3,6 +3,7 @@
 import io
 import os
 import zipfile
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -59,12 +60,30 @@ def list_files(root: Path) -> dict[str, Source]:
     files: dict[str, Source] = {}
     for archive in sorted(root.glob("*.zip")):
         files |= _members(archive)
-    for folder, _, names in os.walk(root, followlinks=True):
-        below = Path(folder)
-        for name in names:
-            path = below / name
-            files[path.relative_to(root).as_posix()] = path
-    return files
+    return files | {path.relative_to(root).as_posix(): path for path in files_below(root)}
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file below a folder, in order of its path. Links are followed, to folders too.
+
+    A link back to a folder that it lies in is not entered again. A link to nothing counts as a
+    file, so that reading it names it.
+    """
+    return sorted(map(Path, _walk(str(folder), ())))
+
+
+def _walk(folder: str, above: tuple[str, ...]) -> Iterator[str]:
+    """``above``: the real paths of the folders on the way here."""
+    here = os.path.realpath(folder)
+    if here in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            # for a link to itself the entry raises, where os.path says False
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                yield from _walk(entry.path, (*above, here))
+            else:
+                yield entry.path
 
 
 def _members(path: Path) -> dict[str, Source]:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from hfgd.data.classes import IGNORE, ClassSet
-from hfgd.data.images import Pixels
+from hfgd.data.images import Pixels, without_suffix
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,11 @@ class Prediction:
         return with_legend(mixed, self.labels, self.classes) if legend else mixed
 
     def save(self, path: str | Path) -> Path:
-        """Write the label map as a palette PNG, making its folder; returns the path."""
-        path = Path(path).with_suffix(".png")
+        """Write the label map as a palette PNG, making its folder; returns the path.
+
+        Another picture's suffix becomes .png, and a name without one gets it.
+        """
+        path = Path(f"{without_suffix(Path(path))}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.label_image().save(path)
         return path

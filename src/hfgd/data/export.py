@@ -31,14 +31,18 @@ def export(
         for index in range(len(dataset)):
             image, label, name = dataset[index]
             pixels = Image.fromarray(image.permute(1, 2, 0).numpy())
-            pixels.save(out / "images" / split / f"{name}.png")
-            palette_image(label.numpy(), dataset.classes).save(
-                out / "labels" / split / f"{name}.png"
-            )
+            _save(pixels, out / "images" / split / f"{name}.png")
+            labels = palette_image(label.numpy(), dataset.classes)
+            _save(labels, out / "labels" / split / f"{name}.png")
             done += 1
             if progress is not None:
                 progress(done, total)
     return write_data_yaml(next(iter(splits.values())).classes, out)
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)  # names may be nested
+    picture.save(path)
 
 
 def write_data_yaml(classes: ClassSet, out: Path) -> Path:

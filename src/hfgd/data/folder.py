@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hfgd.data.archive import Source
 from hfgd.data.classes import ClassSet, Rgb, voc_colour
 from hfgd.data.dataset import Sample
-from hfgd.data.images import IMAGE_SUFFIXES, read_image
+from hfgd.data.images import images_below, read_image, without_suffix
 from hfgd.data.label_map import LabelMap
 from hfgd.errors import HfgdError, unknown
 
@@ -162,13 +162,12 @@ def _by_stem(folder: Path) -> dict[str, Source]:
     if not folder.is_dir():
         return {}
     files: dict[str, Source] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name in files:
-                raise HfgdError(
-                    f"'{files[name]}' and '{path}' have the same stem, so labels cannot be "
-                    "paired with them; keep one of the two."
-                )
-            files[name] = path
+    for path in images_below(folder):
+        name = without_suffix(path.relative_to(folder)).as_posix()
+        if name in files:
+            raise HfgdError(
+                f"'{files[name]}' and '{path}' have the same stem, so labels cannot be "
+                "paired with them; keep one of the two."
+            )
+        files[name] = path
     return files

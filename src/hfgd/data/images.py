@@ -1,5 +1,7 @@
 """Reading image and label files, with one clear sentence for a file that cannot be read."""
 
+import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -7,14 +9,35 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
-from hfgd.data.archive import Source, opened
+from hfgd.data.archive import Source, files_below, opened
 from hfgd.errors import HfgdError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 Pixels = npt.NDArray[np.uint8]
 Ids = npt.NDArray[Any]  # whole numbers
 T = TypeVar("T")
+
+# PIL refuses an image of more than 179 million pixels (twice MAX_IMAGE_PIXELS), and of more than
+# half of that it warns as of an attack: such pictures are read, without the warning.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Every image file below a folder, in order; links are followed, hidden files left out."""
+    return [p for p in files_below(folder) if _is_image(p) and not p.name.startswith(".")]
+
+
+def without_suffix(path: Path) -> Path:
+    """A path without the suffix of a picture; 'frame_0.5' has none and stays as it is."""
+    known = path.suffix.lower() in Image.registered_extensions()
+    return path.with_suffix("") if known else path
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def read_image(source: "str | Source | Image.Image | np.ndarray") -> Pixels:
@@ -32,7 +55,7 @@ def read_image(source: "str | Source | Image.Image | np.ndarray") -> Pixels:
     if isinstance(source, Image.Image):
         return _rgb(source, "the given image")
     path = Path(source) if isinstance(source, str) else source
-    return _read(path, "image", lambda image: _rgb(image, str(source)))
+    return _read(path, "image", lambda image: _rgb(image, f"image '{source}'"))
 
 
 def read_label(path: Source, colours: bool) -> Ids:
@@ -48,6 +71,7 @@ def read_label(path: Source, colours: bool) -> Ids:
                     f"label '{path}' holds single values (mode {image.mode}), and the label map "
                     "lists RGB colours; use ids in label_map or convert the file."
                 )
+            _refuse_deep(image, f"label '{path}'")
             rgb = np.asarray(image.convert("RGB"), dtype=np.int64)
             return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
         if image.mode not in ("L", "P", "I", "I;16", "I;16B", "1"):
@@ -61,11 +85,23 @@ def read_label(path: Source, colours: bool) -> Ids:
 
 
 def _rgb(image: Image.Image, name: str) -> Pixels:
-    if image.mode in ("I", "F", "I;16", "I;16B", "I;16L"):
-        raise HfgdError(
-            f"{name} has mode {image.mode}, more than 8 bits a channel; convert it to 8-bit RGB."
-        )
+    _refuse_deep(image, name)
     return np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+
+
+def _refuse_deep(image: Image.Image, name: str) -> None:
+    """Refuse what would lose bits. Of 16-bit colours PIL keeps the upper 8 and says nothing, so the
+    file's own header is asked, which a picture has until its pixels are loaded.
+    """
+    deep = image.mode in ("I", "F", "I;16", "I;16B", "I;16L")
+    if isinstance(image, TiffImageFile):
+        deep |= max(image.tag_v2.get(BITSPERSAMPLE, (8,))) > 8
+    if isinstance(image, PngImageFile) and image.tile:
+        deep |= ";16" in str(image.tile[0][3])  # the raw mode, such as 'RGB;16B'
+    if deep:
+        raise HfgdError(
+            f"{name} has more than 8 bits a channel (mode {image.mode}); convert it to 8-bit RGB."
+        )
 
 
 def _read(path: Source, kind: str, read: Callable[[Image.Image], T]) -> T:
@@ -76,5 +112,12 @@ def _read(path: Source, kind: str, read: Callable[[Image.Image], T]) -> T:
         raise HfgdError(f"{kind}: there is no file '{path}'.") from error
     except UnidentifiedImageError as error:
         raise HfgdError(f"{kind} '{path}' is no image that can be read.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:  # "Image size (N pixels) exceeds …"
+        found = re.search(r"\((\d+) pixels", str(error))
+        count = f"{int(found[1]):,}" if found else "too many"
+        raise HfgdError(
+            f"{kind} '{path}' has {count} pixels, and at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,} "
+            "are read; scale it down, or cut it into tiles."
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise HfgdError(f"{kind} '{path}' is broken or truncated ({error}).") from error

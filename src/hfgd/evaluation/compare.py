@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +41,10 @@ class Difference:
     def points(self) -> float:
         """The difference itself."""
         return 100 * (self.second - self.first)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as plain values; None for NaN, which JSON does not have."""
+        return {k: None if v != v else v for k, v in vars(self).items()}
 
 
 def differences(first: Scores, second: Scores, seed: int = 0) -> list[Difference]:
@@ -100,7 +105,7 @@ def compare(paths: Sequence[str], how: How, what: What, out: Path, count: int = 
     text = _markdown(first, found, dataset, facts)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "compare.md", text)
-    rows = {title: [vars(d) for d in rows] for title, rows in found.items()}
+    rows = {title: [d.as_dict() for d in rows] for title, rows in found.items()}
     content = {"data": dataset.title, "protocol": protocol.model_dump(mode="json"), "first": first}
     write_text(out / "compare.json", json.dumps(content | {"differences": rows}, indent=1) + "\n")
     chosen = telling_images(scores[first], scores[others[-1]], count)
