@@ -27,7 +27,8 @@ from hfgd.inference.labeller import Labeller
 from hfgd.inference.open import How, open_labeller
 from hfgd.progress import Progress
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 IN_HAND = 4  # images that are read ahead, and results that wait to be written
 
 

@@ -34,7 +34,7 @@ def constant(table: F_) -> F_:
     def looked_up(*arguments: Any) -> Tensor:
         return table(*arguments)
 
-    del looked_up.__wrapped__  # type: ignore[attr-defined]  # dynamo would look behind it
+    del looked_up.__wrapped__  # dynamo would look behind it
     return torch.compiler.assume_constant_result(looked_up)  # type: ignore[no-any-return,no-untyped-call]
 
 
