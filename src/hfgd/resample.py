@@ -7,9 +7,9 @@ of a scaled image sees (``strips``: inference). Index tables are made in NumPy, 
 once for each device: a training step copies none of them.
 """
 
-from collections.abc import Callable, Iterator
-from functools import lru_cache, wraps
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,20 +22,6 @@ from hfgd.geometry import Frame, Grid, Size
 BAND_CPU, BAND = 1 << 22, 1 << 25  # 16 and 128 MiB in fp32
 
 Spans = tuple[tuple[int, int], ...]  # (start, length) of the windows along one side
-
-
-F_ = TypeVar("F_", bound=Callable[..., Tensor])
-
-
-def constant(table: F_) -> F_:
-    """A table that is looked up while torch.compile traces, and not traced itself."""
-
-    @wraps(table)
-    def looked_up(*arguments: Any) -> Tensor:
-        return table(*arguments)
-
-    del looked_up.__wrapped__  # dynamo would look behind it
-    return torch.compiler.assume_constant_result(looked_up)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def resize(x: Tensor, size: Size, grid: Grid) -> Tensor:
@@ -114,9 +100,14 @@ def band_values(device: torch.device) -> int:
     return BAND_CPU if device.type == "cpu" else BAND
 
 
-@constant
-@lru_cache(maxsize=256)
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _matrix(grid: Grid, n_in: int, n_out: int, stop: int, device: torch.device) -> Tensor:
+    """``matrix_table``, which torch.compile looks up and does not trace."""
+    return matrix_table(grid, n_in, n_out, stop, device)
+
+
+@lru_cache(maxsize=256)
+def matrix_table(grid: Grid, n_in: int, n_out: int, stop: int, device: torch.device) -> Tensor:
     """The first ``stop`` outputs of a resize of one axis as a matrix (stop, n_in), fp32."""
     low, high, weight = _lerp(grid, n_in, n_out, 0, stop)
     matrix = np.zeros((stop, n_in), dtype=np.float32)
@@ -234,9 +225,15 @@ def _lerp(
     return low, np.minimum(low + 1, n_in - 1), (place - low).astype(np.float32)
 
 
-@constant
-@lru_cache(maxsize=256)
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _nearest(grid: Grid, n_in: int, n_out: int, device: torch.device) -> Tensor:
+    """``nearest_table``, which torch.compile looks up and does not trace."""
+    return nearest_table(grid, n_in, n_out, device)
+
+
+@lru_cache(maxsize=256)
+def nearest_table(grid: Grid, n_in: int, n_out: int, device: torch.device) -> Tensor:
+    """The input sample (n_out,) int64 that is nearest to each output sample."""
     i = np.arange(n_out)
     if grid is Grid.CORNERS:  # round half up of i · (n_in − 1) / (n_out − 1), in integers
         steps = max(1, n_out - 1)
