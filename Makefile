@@ -1,18 +1,21 @@
 # make demo   everything from an empty machine to two trained models and a picture
-# make test   the tests;  make check   what a change must pass: lint, types, tests
+# make test   the tests;  make slow   the slower proofs;  make check   what a change must pass: lint, types, tests
 # Needs python >= 3.11, git and make. Everything else goes into .venv, from requirements.lock.
 
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types check lock clean
+.PHONY: demo test slow lint types check lock clean
 
 demo: .venv/installed
 	$(BIN)/hfgd demo
 
 test: .venv/installed
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not slow"
+
+slow: .venv/installed
+	$(BIN)/pytest -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check .

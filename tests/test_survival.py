@@ -70,6 +70,7 @@ def kill_at_write(number):
     files.os.fsync = dying
 
 
+@pytest.mark.slow
 def test_twenty_kills_change_nothing(folder, tmp_path):
     """SIGKILL at twenty random moments, half of them inside checkpoint writing; bit for bit."""
     moments = random.Random(5)
