@@ -96,6 +96,14 @@ def read_config(path: str | Path) -> ModelConfig:
         raise HfgdError(f"'{file}' holds no usable model: '{key}' is missing or wrong.") from error
 
 
+def is_by_hand(folder: Path) -> bool:
+    """Whether the model that lies here does not say how to build its network."""
+    if not (folder / CONFIG).is_file():
+        return False
+    config = read_config(folder)
+    return config.model is None and config.builder is None
+
+
 def _migrated(content: dict[str, Any]) -> dict[str, Any]:
     """A config of any format as one of today's. Format 1 held the whole recipe and loose facts."""
     if content["format"] > 1:

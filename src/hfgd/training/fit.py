@@ -15,6 +15,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
 
+from hfgd.checkpoint import is_by_hand
 from hfgd.data.dataset import SegDataset
 from hfgd.data.loader import EvalBatches, TrainBatches, TrainStream, count_workers
 from hfgd.data.open import open_dataset
@@ -28,6 +29,7 @@ from hfgd.evaluation.scores import Scores
 from hfgd.inference.labeller import NetworkLabeller
 from hfgd.losses import check_class_weights
 from hfgd.model.build import build, find_builder
+from hfgd.model.config import ModelConfig
 from hfgd.model.network import Network
 from hfgd.parallel.device import Precision, pick_device, use_fast_matmuls
 from hfgd.parallel.processes import is_main, launched
@@ -147,6 +149,11 @@ class Job:
         recipe, classes = self.recipe, self.train_set.classes
         check_class_weights(recipe.loss, len(classes))
         torch.manual_seed(recipe.train.seed)
+        if network is None and self.start and is_by_hand(self.folder.last):
+            raise HfgdError(
+                f"the network of '{self.folder.root}' was put together in Python without a builder; "
+                "go on with fit(None, out, resume=True, network=...)."
+            )
         if network is None and recipe.network is not None:
             network = find_builder(recipe.network.name)(classes, **recipe.network.arguments)
         if network is None:
@@ -161,9 +168,9 @@ class Job:
             )
         if recipe.train.init is not None and not self.start:
             start_from(network, recipe.train.init)
-        if network.config is not None:
-            told = {"name": recipe.name, "crop": recipe.augment.crop, "branch": recipe.branch}
-            network.config = network.config.model_copy(update=told)
+        told = {"name": recipe.name, "crop": recipe.augment.crop, "branch": recipe.branch}
+        config = network.config or ModelConfig.of(network.classes)
+        network.config = config.model_copy(update=told)
         return network
 
     def labeller(self, network: Network) -> NetworkLabeller:
