@@ -212,7 +212,8 @@ CORNERS = """resnet18 resnext50_32x4d seresnet18 regnetx_002 regnety_002 mobilen
     ghostnet_100 hardcorenas_a res2net50_26w_4s resnest14d rexnet_100 repvit_m0_9 starnet_s1
     tiny_vit_5m_224 efficientvit_b0 mambaout_femto pvt_v2_b0""".split()
 CELLS = """convnext_atto convnextv2_atto swin_tiny_patch4_window7_224
-    swinv2_tiny_window8_256 swinv2_cr_tiny_ns_224 poolformer_s12 edgenext_xx_small inception_next_atto twins_pcpvt_small
+    swinv2_tiny_window8_256 swinv2_cr_tiny_ns_224 poolformer_s12 edgenext_xx_small
+    inception_next_atto twins_pcpvt_small
     focalnet_tiny_srf""".split()
 REFUSED = """hiera_tiny_224 efficientformerv2_s0 coatnet_pico_rw_224""".split()
 
