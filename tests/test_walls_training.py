@@ -17,7 +17,7 @@ from hfgd.data.loader import EvalBatches, count_workers
 from hfgd.data.open import open_dataset
 from hfgd.errors import HfgdError, TrainingStopped
 from hfgd.losses.terms import LossSpec, loss_terms
-from hfgd.model import BackboneSpec, ModelSpec, Network, SegOutput, Segmenter, build
+from hfgd.model import BackboneSpec, ModelSpec, Network, Segmenter, SegOutput, build
 from hfgd.recipes import find_recipe
 from hfgd.recipes.spec import Recipe
 from hfgd.training import fit as fitting
@@ -259,7 +259,11 @@ def test_a_config_publishes_no_path(folder, tmp_path):
             "optim.lr: Input should be greater than 0",
         ),  # seen before the processes start
         ("loss.class_weights=[1.0, 2.0]", "loss.class_weights has 2 weights for 9 classes"),
-        ("train.batch_size=3", "train.batch_size 3 is the batch over all processes"),
+        pytest.param(
+            "train.batch_size=3",
+            "train.batch_size 3 is the batch over all processes",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_mistake_is_said_once_by_many_processes(tmp_path, setting, sentence):
@@ -309,7 +313,7 @@ def test_pytorchs_own_refusal_is_recognised(tmp_path):
     torch.use_deterministic_algorithms(True)
     try:
         with (
-            pytest.raises(TrainingStopped, match="train.deterministic: '"),
+            pytest.raises(TrainingStopped, match=r"train.deterministic: '"),
             explained(RunFolder(tmp_path)),
         ):
             refused_operation()
@@ -378,7 +382,7 @@ class Bare(Network):
 @pytest.mark.parametrize("changes", [{"optim.backbone_lr": 0.1}, {"optim.layer_decay": 0.9}])
 def test_rates_of_a_backbone_need_one(folder, tmp_path, changes):
     with pytest.raises(
-        HfgdError, match="optim.backbone_lr and optim.layer_decay need a network that"
+        HfgdError, match=r"optim.backbone_lr and optim.layer_decay need a network that"
     ):
         fit(recipe(folder, **changes), tmp_path / "run", network=Bare())
     assert not (tmp_path / "run").exists()
@@ -388,7 +392,7 @@ def test_rates_of_a_backbone_need_one(folder, tmp_path, changes):
     }
 
 
-# ---- the processes that read ---------------------------------------------------------------------------
+# ---- the processes that read --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
