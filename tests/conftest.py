@@ -1,6 +1,10 @@
 """Toy backbones, a tiny data folder, and the real data where HFGD_SHARED points to some."""
 
 import os
+
+if not os.environ.get("HFGD_TEST_GPU"):  # before torch looks; processes that tests start inherit it
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import subprocess
 import sys
 import time

@@ -1,6 +1,7 @@
 """``hfgd``: the verbs. Each imports what it needs, so that help comes without waiting."""
 
 import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -383,5 +384,10 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:  # one of several processes
+        from hfgd.parallel.launch import first_to_say
+
+        if not first_to_say(message):
+            sys.exit(code)
     print(f"hfgd: {message}", file=sys.stderr)
     sys.exit(code)

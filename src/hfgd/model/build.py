@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -60,7 +59,8 @@ def builder(make: Callable[..., N]) -> Callable[..., N]:
     def made(classes: ClassSet, **arguments: Any) -> N:
         network = make(classes, **arguments)
         name = f"{make.__module__}:{make.__qualname__}"
-        if inspect.getmodule(make) is not None and make.__module__ != "__main__":
+        # what stands in a script or inside another function cannot be imported again
+        if make.__module__ != "__main__" and make.__qualname__.isidentifier():
             network.config = ModelConfig.of(
                 classes, builder=Builder(name=name, arguments=arguments)
             )
@@ -97,6 +97,6 @@ def find_builder(name: str) -> Callable[..., Network]:
             f"the model is built by '{name}', which cannot be imported ({error}); "
             "install the package that holds it, or put its folder on PYTHONPATH."
         ) from error
-    if not getattr(found, "__hfgd_builder__", False):
+    if getattr(found, "__hfgd_builder__", None) is not True:
         raise HfgdError(f"'{name}' is not marked as a builder; put @hfgd.builder above it.")
     return found

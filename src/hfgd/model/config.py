@@ -15,7 +15,7 @@ FORMAT = 2  # 1: the whole recipe stood in the file
 class Builder(Spec):
     """A function that makes a network: ``name`` is 'package.module:function'; see ``builder``."""
 
-    name: str = Field(pattern=r"^[\w.]+:\w+$")
+    name: str = Field(pattern=r"^\w+(\.\w+)*:\w+$")
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -1,11 +1,13 @@
 """Starting a command as many processes: PyTorch's own launcher, or SLURM's srun from outside."""
 
+import hashlib
 import logging
 import os
 import signal
 import sys
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 
 from hfgd.errors import HfgdError
 from hfgd.parallel.processes import launched
@@ -42,6 +44,22 @@ def take_part() -> bool:
             "LOCAL_WORLD_SIZE": os.environ["SLURM_NTASKS_PER_NODE"],
         }
     return launched()[1] > 1
+
+
+def first_to_say(sentence: str) -> bool:
+    """Whether no other process of this machine has said this sentence yet: a mistake in a recipe is
+    found by all of them, and one has to say it. PyTorch's launcher gives them a common folder."""
+    place = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not place:  # one process alone, or started by srun
+        return True
+    name = hashlib.sha256(sentence.encode()).hexdigest()[:16]
+    try:
+        (Path(place).parents[1] / f"said-{name}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def launch(arguments: Sequence[str], devices: int, nodes: int) -> None:

@@ -14,6 +14,7 @@ from hfgd.recipes.spec import (
     Recipe,
     TrainSpec,
     check_recipe,
+    has_ocr_alone,
     merge,
     read_recipe_yaml,
 )
@@ -150,9 +151,10 @@ def find_recipe(name: str) -> Recipe:
     if base is not None:
         below = find_recipe(str(base)).model_dump(mode="json")
         given = content.get("loss")
-        if isinstance(given, dict) and "aux" in given and "region" not in given:
-            del below["loss"]["region"]  # a file of an earlier version, see check_recipe
         content = merge(below, {"name": path.stem} | content)
+        old = isinstance(given, dict) and "aux" in given and "region" not in given
+        if old and has_ocr_alone(content):  # a file of an earlier version, see check_recipe
+            del content["loss"]["region"]
     return check_recipe({"name": path.stem} | content, str(path))
 
 

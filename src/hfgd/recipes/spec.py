@@ -147,13 +147,20 @@ def check_recipe(content: Mapping[str, Any], where: str) -> Recipe:
 
 def _migrated(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """A recipe of an earlier version: OCR's region loss was called ``loss.aux``."""
-    model, loss = content.get("model"), content.get("loss")
-    if not isinstance(model, Mapping) or not isinstance(loss, Mapping):
+    loss = content.get("loss")
+    if not isinstance(loss, Mapping) or not has_ocr_alone(content):
         return content
-    alone = model.get("encoder") == "ocr" and model.get("aux_fcn", "none") == "none"
-    if alone and "aux" in loss and "region" not in loss:
+    if "aux" in loss and "region" not in loss:
         return {**content, "loss": {**loss, "region": loss["aux"]}}
     return content
+
+
+def has_ocr_alone(content: Mapping[str, Any]) -> bool:
+    """Whether a recipe's model has OCR and no auxiliary FCN: earlier its ``loss.aux`` was OCR's."""
+    model = content.get("model")
+    if not isinstance(model, Mapping):
+        return False
+    return model.get("encoder") == "ocr" and model.get("aux_fcn", "none") == "none"
 
 
 def parse_overrides(settings: Sequence[str]) -> dict[str, Any]:

@@ -40,6 +40,13 @@ def _reason(error: Exception) -> str | None:
             "the GPU's memory is full: try train.precision=bf16-mixed, a larger train.accumulate, "
             "train.checkpoint_activations=true, or a smaller crop"
         )
+    if "does not have a deterministic implementation" in text:
+        operation = text.split(" does not have a deterministic")[0].split()[-1]
+        return (
+            f"train.deterministic: '{operation}' has no deterministic implementation on this device, "
+            "and this model needs it: leave train.deterministic (--deterministic) out, or choose "
+            "another encoder or upsampler (ppm and fapn need such operations on GPUs)"
+        )
     if "DataLoader worker" in text:
         return "a process that loads images died, often for want of memory: try a smaller train.workers"
     if launched()[1] > 1 and isinstance(error, RuntimeError) and _lost(error):

@@ -12,7 +12,7 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from hfgd.data.dataset import Batch
-from hfgd.errors import HfgdError
+from hfgd.errors import HfgdError, TrainingStopped
 from hfgd.losses.terms import loss_terms
 from hfgd.model.network import Network
 from hfgd.parallel.processes import summed
@@ -117,6 +117,15 @@ class LitSegmenter(L.LightningModule):
         state = checkpoint["state_dict"]
         for key in [key for key in state if key.startswith("run.")]:
             del state[key]
+        mine = {key: value.shape for key, value in self.state_dict().items()}
+        theirs = {key: value.shape for key, value in state.items()}
+        if mine != theirs:
+            odd = sorted(key for key in mine | theirs if mine.get(key) != theirs.get(key))
+            raise TrainingStopped(
+                f"the network is not the one that this run trained (its '{odd[0]}' is another, or "
+                "missing); a network that was put together by hand is given to fit(..., network=...) "
+                "again when its run is resumed."
+            )
 
     def on_before_backward(self, loss: Tensor) -> None:
         """Activations that are computed again must not count in the statistics again."""

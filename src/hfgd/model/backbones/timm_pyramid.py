@@ -20,6 +20,7 @@ from hfgd.errors import HfgdError, unknown
 from hfgd.model.backbones.base import Backbone, Colour, find_grid
 from hfgd.progress import say
 
+SWINS = ("swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr")
 PYRAMIDS = {32: (4, 8, 16, 32), 16: (4, 8, 16, 16), 8: (4, 8, 8, 8)}
 
 
@@ -101,7 +102,7 @@ def _create(
         raise HfgdError(f"output_stride is 32, 16 or 8, not {output_stride}.")
     if output_stride != 32:
         options["output_stride"] = output_stride
-    if name.split(".")[0] in timm.list_models(module="swin_transformer"):
+    if any(name.split(".")[0] in timm.list_models(module=module) for module in SWINS):
         # timm's Swin is built for one image size; this makes windows and shifts follow the input
         options = {"strict_img_size": False, "always_partition": True} | options
     overlay = None
