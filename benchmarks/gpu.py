@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from inference import predict_one, predict_row
+from inference import PREDICT_HEAD, predict_one, predict_row
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 from training import clock, matmul_peak
@@ -60,6 +60,7 @@ class Setting:
         self.batch = 2 if dry else 16
         self.classes = 5 if dry else 59
         self.seconds = 0.2 if dry else 8.0  # for each measurement
+        self.group = 1 if dry else 5  # steps between two looks at the clock
         self.images = 3 if dry else 96
         self.photo = (64, 96) if dry else (1024, 2048)
         self.dry = dry
@@ -78,15 +79,15 @@ class Setting:
 
 def measured(work, setting, images):
     """Images/s and peak GiB of repeating ``work``; a step never waits for the one before."""
-    for _ in range(3):
+    for _ in range(1 if setting.dry else 3):
         work()
     began, count = clock(setting.device), 0
     if setting.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     while time.perf_counter() - began < setting.seconds:
-        for _ in range(5):
+        for _ in range(setting.group):
             work()
-        count += 5
+        count += setting.group
         clock(setting.device)  # else the queue of launched steps outlives the seconds
     rate = count * images / (clock(setting.device) - began)
     return rate, torch.cuda.max_memory_allocated() / 2**30 if setting.device == "cuda" else 0.0
@@ -97,7 +98,8 @@ def step_of(setting, bf16, channels_last, compiled):
     network = setting.network().train()
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
-    run = torch.compile(network.forward) if compiled else network
+    backend = "eager" if setting.dry else "inductor"  # dry: traced, and no code is made
+    run = torch.compile(network.forward, backend=backend) if compiled else network
     optimiser = make_optimiser(network, setting.recipe.optim)
     image, label = setting.example()
 
@@ -117,7 +119,8 @@ def step_of(setting, bf16, channels_last, compiled):
 
 def training(setting):
     macs = measure_cost(setting.recipe.model, setting.classes, setting.size).macs
-    peaks = {bf16: matmul_peak(setting.device, t) for bf16, t in MATMULS.items()}
+    n = 256 if setting.dry else None
+    peaks = {bf16: matmul_peak(setting.device, t, n) for bf16, t in MATMULS.items()}
     yield f"{3 * macs / 1e9:.0f} GMACs an image (backward counted as twice the forward); measured"
     yield f"matrix-multiply peak: fp32 {peaks[False] / 1e12:.1f}, bf16 {peaks[True] / 1e12:.1f}"
     yield "TMAC/s.\n\n| training step | images/s | peak GiB | share of the peak |"
@@ -207,8 +210,7 @@ def predict(setting):
             small.resize((width, height), Image.Resampling.BICUBIC).save(images[-1])
         recipe = "demo_hfgd" if setting.dry else "hfgd_resnet50"
         result = predict_one(recipe, images, setting.classes, setting.device)
-    yield "| images | network s | predict s | opening the model s | predict / network |"
-    yield "without opening | host's peak GB |\n| ---: |" + " ---: |" * 6
+    yield PREDICT_HEAD
     yield predict_row(len(images), result)
 
 

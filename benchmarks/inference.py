@@ -12,14 +12,12 @@ not sensitive to. Markdown goes to stdout.
 """
 
 import argparse
-import json
-import resource
+import multiprocessing
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -122,7 +120,7 @@ def compare(recipe, size, classes, rounds, device):
 
 
 def grow_one(kind, recipe, size, classes, device):
-    """One point: the better of two images, and the peak memory above what the model itself holds."""
+    """One point: seconds (small sizes: the better of two), and peak memory above the model's own."""
     torch.manual_seed(0)
     if kind == "ours":
         network = hfgd.create(recipe, num_classes=classes).eval()
@@ -131,30 +129,47 @@ def grow_one(kind, recipe, size, classes, device):
         label = smp_peer("FPN", classes, device, True)
     label(torch.zeros(3, 65, 65, dtype=torch.uint8))
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
-    before, seconds = peak_bytes(device), []
-    for _ in range(2):
-        began = time.perf_counter()
+    # on a CPU its own seconds: another program's load would bend the curve
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    before, seconds = held_bytes(device), []
+    for _ in range(2 if size[0] * size[1] < 600_000 else 1):
+        began = clock()
         label(image).cpu()
-        seconds.append(time.perf_counter() - began)
-    print(json.dumps({"seconds": min(seconds), "bytes": peak_bytes(device) - before}))
+        seconds.append(clock() - began)
+    return {"seconds": min(seconds), "bytes": peak_bytes(device) - before}
+
+
+def held_bytes(device):
+    """What is held now, and the peak begins here (Linux counts it anew when asked to)."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    Path("/proc/self/clear_refs").write_text("5")
+    return status_bytes("VmRSS")
 
 
 def peak_bytes(device):
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return torch.cuda.max_memory_allocated() if device == "cuda" else status_bytes("VmHWM")
+
+
+def status_bytes(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def grow(recipe, device):
     points = [(size, CLASSES[0]) for size in SIZES] + [(SIZES[1], k) for k in CLASSES[1:]]
     found = {"ours": {}, "smp FPN": {}}
+    print(
+        f"Seconds {'of CPU time' if device == 'cpu' else ''}, {torch.get_num_threads()} threads:\n"
+    )
     print("| size | classes |" + "".join(f" {kind} s | {kind} GB |" for kind in found))
     print("| --- | ---: |" + " ---: | ---: |" * len(found))
     for size, classes in points:
         cells = ""
         for kind in found:
-            more = ["--size", *map(str, size), "--classes", str(classes), "--recipe", recipe]
-            found[kind][size, classes] = result = child("--point", kind, *more)
+            result = apart(device, grow_one, kind, recipe, size, classes, device)
+            found[kind][size, classes] = result
             cells += f" {result['seconds']:.2f} | {result['bytes'] / 1e9:.2f} |"
         print(f"| {size[0]}×{size[1]} | {classes} |{cells}", flush=True)
     print("\n| exponent of | " + " | ".join(found) + " |\n| --- |" + " ---: |" * len(found))
@@ -175,60 +190,79 @@ def slope(x, y):
 # ---- predict ----------------------------------------------------------------------------------------
 
 
-def predict_one(recipe, images, classes, device, rounds=2):
-    """Seconds of the network alone and of the whole of predict_files, in turn, and peak bytes."""
-    how = How(device=device)
-    with tempfile.TemporaryDirectory() as folder:
-        model = str(Path(folder) / "model")
-        torch.manual_seed(0)
-        hfgd.create(recipe, num_classes=classes).save(model)
+class Timed:
+    """A labeller that counts the seconds spent in it."""
+
+    def __init__(self, labeller):
+        self.labeller, self.seconds = labeller, 0.0
+
+    def __getattr__(self, name):
+        return getattr(self.labeller, name)
+
+    def __call__(self, pixels):
         began = time.perf_counter()
-        labeller = open_labeller(model, how)
+        labels = self.labeller(pixels)
+        self.seconds += time.perf_counter() - began
+        return labels
+
+
+def predict_one(recipe, images, classes, device, rounds=2):
+    """Seconds of the network alone, of the whole of predict_files and of the network within it, and
+    peak bytes. Alone and whole take turns, so that a load on the machine meets both."""
+    torch.manual_seed(0)
+    seconds = {"alone": [], "whole": [], "within": []}
+    with tempfile.TemporaryDirectory() as folder:
+        model = str(hfgd.create(recipe, num_classes=classes).save(Path(folder) / "model"))
+        began = time.perf_counter()
+        opened = open_labeller(model, How(device=device))
         opening = time.perf_counter() - began
-        labeller(read_image(images[0]))  # warms up
-        network, whole = [], []
+        opened(read_image(images[0]))  # warms up
         for i in range(rounds):
-            began = time.perf_counter()
-            outcome = predict_files(model, images, Path(folder) / f"out{i}", how)
-            whole.append(time.perf_counter() - began)
-            assert outcome.done == len(images), outcome.failed[:1]
-            # decoded one by one outside the clock: all at once would hide predict's peak memory
-            spent = 0.0
-            for path in images:
-                pixels = read_image(path)
+            inside, alone = Timed(opened), Timed(opened)
+            with mock.patch("hfgd.predict.open_labeller", lambda path, how, x=inside: x):
                 began = time.perf_counter()
-                labeller(pixels)
-                spent += time.perf_counter() - began
-            network.append(spent)
-    return {"network": network, "whole": whole, "opening": opening, "bytes": peak_bytes(device)}
+                outcome = predict_files(model, images, Path(folder) / str(i), How(device=device))
+                seconds["whole"].append(time.perf_counter() - began)
+            assert outcome.done == len(images), outcome.failed[:1]
+            for path in images:  # decoded one by one: all at once would hide predict's peak memory
+                alone(read_image(path))
+            seconds["alone"].append(alone.seconds)
+            seconds["within"].append(inside.seconds)
+    return seconds | {"opening": opening, "bytes": peak_bytes(device)}
 
 
-def show_predict(folder, limits):
+def show_predict(folder, limits, recipe, classes, rounds, device):
     found = images_below(folder)
-    print("| images | network s | predict s | opening the model s | predict / network |", end="")
-    print(" without opening | peak GB |\n| ---: |" + " ---: |" * 6)
+    print(PREDICT_HEAD)
     for limit in limits:
         images = found[:limit]
-        more = [a for a in sys.argv[1:] if a not in ("--limits", *map(str, limits))]
-        result = child("--images", str(len(images)), *more)
+        result = apart(device, predict_one, recipe, images, classes, device, rounds)
         print(predict_row(len(images), result), flush=True)
 
 
+PREDICT_HEAD = (
+    "| images | network alone s | predict s | of it in the network s | predict / alone "
+    "| predict / in the network | opening the model s | peak GB |\n| ---: |" + " ---: |" * 7
+)
+
+
 def predict_row(count, result):
-    pairs = list(zip(result["whole"], result["network"], strict=True))
-    ratio = statistics.median(a / b for a, b in pairs)
-    bare = statistics.median((a - result["opening"]) / b for a, b in pairs)
-    network, whole = (statistics.median(result[key]) for key in ("network", "whole"))
-    return (
-        f"| {count} | {network:.1f} | {whole:.1f} | {result['opening']:.1f} | {ratio:.2f} "
-        f"| {bare:.2f} | {result['bytes'] / 1e9:.2f} |"
-    )
+    alone, whole, within = (result[key] for key in ("alone", "whole", "within"))
+    ratios = [
+        statistics.median(a / b for a, b in zip(whole, base, strict=True))
+        for base in (alone, within)
+    ]
+    cells = [statistics.median(seconds) for seconds in (alone, whole, within)] + ratios
+    shown = " | ".join([f"{s:.1f}" for s in cells[:3]] + [f"{r:.2f}" for r in ratios])
+    return f"| {count} | {shown} | {result['opening']:.1f} | {result['bytes'] / 1e9:.2f} |"
 
 
-def child(*arguments):
-    command = [sys.executable, __file__, *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+def apart(device, work, *arguments):
+    """What ``work`` returns in a process of its own, which peak memory is counted for."""
+    # a fork has everything imported; CUDA does not survive one
+    context = multiprocessing.get_context("fork" if device == "cpu" else "spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(work, arguments)
 
 
 def main():
@@ -240,20 +274,13 @@ def main():
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--predict", type=Path, metavar="FOLDER")
     parser.add_argument("--limits", type=int, nargs="+", default=[20, 101])
-    parser.add_argument("--point", choices=("ours", "smp FPN"), help="one point of --growth")
-    parser.add_argument("--images", type=int, help="one row of --predict")
     arguments = parser.parse_args()
     device, size, recipe = pick_device(None), tuple(arguments.size), arguments.recipe
-    if arguments.point:
-        grow_one(arguments.point, recipe, size, arguments.classes, device)
-    elif arguments.images:
-        images = images_below(arguments.predict)[: arguments.images]
-        rounds = arguments.rounds or 2
-        print(json.dumps(predict_one(recipe, images, arguments.classes or 11, device, rounds)))
-    elif arguments.growth:
+    if arguments.growth:
         grow(recipe, device)
     elif arguments.predict:
-        show_predict(arguments.predict, arguments.limits)
+        classes, rounds = arguments.classes or 11, arguments.rounds or 2
+        show_predict(arguments.predict, arguments.limits, recipe, classes, rounds, device)
     else:
         compare(recipe, size, arguments.classes or 59, arguments.rounds or 5, device)
 

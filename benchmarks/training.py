@@ -118,9 +118,9 @@ def clock(device):
     return time.perf_counter()
 
 
-def matmul_peak(device, dtype):
+def matmul_peak(device, dtype, n=None):
     """Multiply-adds a second of a large square product."""
-    n = 8192 if device == "cuda" else 2048
+    n = n or (8192 if device == "cuda" else 2048)
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(6):
