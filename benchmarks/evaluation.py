@@ -18,7 +18,8 @@ from hfgd.data.classes import ClassSet
 from hfgd.inference.passes import label_image
 from hfgd.inference.protocol import PROTOCOLS
 from hfgd.model import BackboneSpec, ModelSpec, build
-from hfgd.model.segmenter import evaluating
+from hfgd.model.network import evaluating
+from hfgd.resample import resize
 
 WAYS = {
     "model alone": "the passes through the network, nothing kept",
@@ -29,15 +30,15 @@ WAYS = {
 
 
 def passes(model, image, protocol):
-    grid = model.backbone.grid
     for scale, flip in protocol.passes():
-        scaled = grid.resize(image, protocol.scaled(tuple(image.shape[-2:]), scale, grid))
+        scaled_size = protocol.scaled(tuple(image.shape[-2:]), scale, model.grid)
+        scaled = resize(image, scaled_size, model.grid)
         yield (scaled.flip(-1) if flip else scaled), flip
 
 
 def full(model, scaled, flip, size):
     """The pass's logits at the image's size, by two ordinary resizes."""
-    logits = model.backbone.grid.resize(model(scaled).full_size(), size)
+    logits = resize(model(scaled).full_size(), size, model.grid)
     return logits.flip(-1) if flip else logits
 
 
@@ -54,7 +55,7 @@ def run(way, classes, size, width):
                 model(scaled)
             labels = torch.zeros(1)
         elif way == "ours":
-            labels = label_image(model, image, protocol)
+            labels = label_image(model, image, model.grid, protocol)
         elif way == "running sum":
             total = torch.zeros(1, classes, *size)
             for scaled, flip in passes(model, image, protocol):

@@ -15,14 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hfgd.checkpoint import load_model, read_recipe
+from hfgd.checkpoint import load_model
 from hfgd.data.loader import TrainBatches, TrainStream
 from hfgd.data.open import open_dataset
 from hfgd.data.transforms import Augment
 from hfgd.evaluation.evaluate import Tally, evaluate
 from hfgd.geometry import Frame, Grid
-from hfgd.losses.terms import loss_terms
+from hfgd.inference.labeller import NetworkLabeller
+from hfgd.losses import loss_terms
 from hfgd.model.build import build
+from hfgd.recipes import find_recipe
+from hfgd.resample import restore
 
 PARTS = ("backbone", "encoder", "class tokens", "upsampler", "axial attention")
 
@@ -35,7 +38,7 @@ def part(name):
 
 
 def training_batches(recipe, model, dataset, size):
-    augment = Augment(recipe.augment, model.backbone.mean, model.backbone.grid)
+    augment = Augment(recipe.augment, model.mean, model.grid)
     stream = TrainStream(dataset, augment, recipe.train.seed)
     return iter(TrainBatches(stream, size, 0, workers=0, rank=0, world=1))
 
@@ -43,7 +46,7 @@ def training_batches(recipe, model, dataset, size):
 def gradients(model, recipe, batch):
     """Every loss term's gradient, one flat vector for each part of the network."""
     model.train()
-    terms = loss_terms(model(batch.image), batch.label, recipe.loss)
+    terms = loss_terms(model(batch.image.float() / 255), batch.label, recipe.loss)
     named = list(model.named_parameters())
     found = {}
     for term, value in terms.items():
@@ -86,7 +89,7 @@ def re_estimated(model, recipe, dataset, batches):
     stream = training_batches(recipe, model, dataset, recipe.train.batch_size)
     with torch.no_grad():
         for _ in range(batches):
-            model(next(stream).image)
+            model(next(stream).image.float() / 255)
     return model
 
 
@@ -106,7 +109,7 @@ def ceiling(dataset, stride):
         coarse = F.avg_pool2d(shares, stride + 1, stride, stride // 2, count_include_pad=False)
         assert coarse.shape[-2:] == grid
         frame = Frame(size, padded, Grid.CORNERS)
-        tally.update(frame.restore(coarse).argmax(1)[0], label, dataset[i].name)
+        tally.update(restore(coarse, frame).argmax(1)[0], label, dataset[i].name)
     return tally.scores(dataset.classes, len(dataset))
 
 
@@ -118,15 +121,16 @@ def main():
     arguments = parser.parse_args()
     train, val = (open_dataset(arguments.data, split) for split in ("train", "val"))
     for run in arguments.runs:
-        recipe = read_recipe(run)
+        recipe = find_recipe(str(run / "recipe.yaml"))
         torch.manual_seed(recipe.train.seed)
         fresh, trained = build(recipe.model, train.classes), load_model(run)
         batch = next(training_batches(recipe, fresh, train, recipe.train.batch_size))
         show_gradients(f"{recipe.name}, before training", gradients(fresh, recipe, batch))
         show_gradients(f"{recipe.name}, after training", gradients(trained, recipe, batch))
         trained = load_model(run)
-        before = evaluate(trained, val).miou
-        after = evaluate(re_estimated(trained, recipe, train, arguments.batches), val).miou
+        before = evaluate(NetworkLabeller(trained), val).miou
+        trained = re_estimated(trained, recipe, train, arguments.batches)
+        after = evaluate(NetworkLabeller(trained), val).miou
         print(f"\nmIoU {100 * before:.2f} with the batch-norm statistics of training,", end=" ")
         print(f"{100 * after:.2f} with re-estimated ones (fp32)")
     print("\n| stride | mIoU |", " | ".join(val.classes.names), "|")

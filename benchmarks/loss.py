@@ -16,24 +16,24 @@ import time
 import torch
 import torch.nn.functional as F
 
-from hfgd import upsampled
+from hfgd import resample
 from hfgd.data.classes import IGNORE
 from hfgd.geometry import Frame, Grid
 from hfgd.losses.terms import LossSpec, loss_terms
-from hfgd.model.segmenter import SegOutput
+from hfgd.model.output import SegOutput
 
 
 def ours(logits, label, frame):
-    return loss_terms(SegOutput(logits, None, None, None, frame), label, LossSpec())["fine"]
+    return loss_terms(SegOutput(logits, *[None] * 4, frame), label, LossSpec())["fine"]
 
 
 def obvious(logits, label, frame):
-    return F.cross_entropy(frame.restore(logits), label, ignore_index=IGNORE)
+    return F.cross_entropy(resample.restore(logits, frame), label, ignore_index=IGNORE)
 
 
 def mmseg(logits, label, frame):
     """MMSegmentation 1.2: resize, cross-entropy of every pixel, mean; and the accuracy it logs."""
-    full = frame.restore(logits)
+    full = resample.restore(logits, frame)
     loss = F.cross_entropy(full, label, reduction="none", ignore_index=IGNORE).mean()
     _, best = full.topk(1, dim=1)
     correct = best.transpose(0, 1).eq(label[None].expand_as(best.transpose(0, 1)))
@@ -82,10 +82,10 @@ def main():
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, default=513)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--band", type=int, default=upsampled.BAND_CPU, help="values, on a CPU")
+    parser.add_argument("--band", type=int, default=resample.BAND_CPU, help="values, on a CPU")
     parser.add_argument("--way", choices=WAYS)
     arguments = parser.parse_args()
-    upsampled.BAND_CPU = arguments.band
+    resample.BAND_CPU = arguments.band
     if arguments.way:
         run(arguments.way, arguments.classes[0], arguments.batch, arguments.size, arguments.device)
         return

@@ -23,8 +23,9 @@ from hfgd.data.open import open_dataset
 from hfgd.data.transforms import Augment
 from hfgd.losses.terms import loss_terms
 from hfgd.model import axial_attention, build
-from hfgd.model.segmenter import SegOutput
+from hfgd.model.output import SegOutput
 from hfgd.recipes import find_recipe
+from hfgd.resample import restore
 from hfgd.training.module import without_slow_strides
 from hfgd.training.optim import make_optimiser
 
@@ -38,8 +39,8 @@ def obvious_terms(output: SegOutput, label, spec):
     for name in ("fine", "guide"):
         logits = output.logits if name == "fine" else output.guide_logits
         if logits is not None:
-            full = output.frame.restore(logits.float())
-            terms[name] = F.cross_entropy(full, label, ignore_index=IGNORE)
+            full = restore(logits.float(), output.frame)
+            terms[name] = F.cross_entropy(full, label.long(), ignore_index=IGNORE)
     return terms
 
 
@@ -83,6 +84,7 @@ class Variant:
 
     def step(self, batch, data_seconds):
         image, label = batch.image.to(self.device), batch.label.to(self.device)
+        image = image.float() / 255
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         self.times["data"].append(data_seconds)
@@ -116,9 +118,9 @@ def clock(device):
     return time.perf_counter()
 
 
-def matmul_peak(device, dtype):
+def matmul_peak(device, dtype, n=None):
     """Multiply-adds a second of a large square product."""
-    n = 8192 if device == "cuda" else 2048
+    n = n or (8192 if device == "cuda" else 2048)
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(6):
@@ -159,7 +161,7 @@ def main():
         ways["bf16, channels last, compiled"] = {"compile": True, **fast}
     variants = [Variant(name, recipe, dataset.classes, device, **how) for name, how in ways.items()]
     model = variants[0].model
-    augment = Augment(recipe.augment, model.backbone.mean.cpu(), model.backbone.grid)
+    augment = Augment(recipe.augment, model.mean, model.grid)
     stream = TrainStream(dataset, augment, 0)
     batches = iter(TrainBatches(stream, arguments.batch, 0, workers=0, rank=0, world=1))
     for i in range(arguments.rounds + 2):
