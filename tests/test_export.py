@@ -23,12 +23,12 @@ from hfgd.export import check
 from hfgd.export import onnx as exporter
 from hfgd.export.facts import Facts
 from hfgd.export.runtime import ExportedModel, read_facts
-from hfgd.geometry import Grid
+from hfgd.geometry import Frame, Grid
 from hfgd.inference.labeller import NetworkLabeller
 from hfgd.inference.open import How, open_labeller
-from hfgd.model import ModelSpec, build
+from hfgd.model import ModelSpec, SegOutput, build
 from hfgd.model.encoders import ENCODERS
-from hfgd.model.hfgm import GUIDANCE
+from hfgd.model.hfgm import GUIDANCE, NO_GUIDANCE
 from hfgd.model.upsamplers import UPSAMPLERS
 
 ROOT = Path(__file__).parent.parent
@@ -50,8 +50,14 @@ def exported(tmp_path_factory):
     model = build(spec, ClassSet.of(["a", "b", "ü"]))
     folder = tmp_path_factory.mktemp("exported") / "run"
     save_model(model, folder, {"licence": "CC-BY-4.0"})
-    checked = hfgd.load(folder).export(folder / "model.onnx")
-    return folder, checked
+    model = small(hfgd.load(folder))
+    return folder, model.export(folder / "model.onnx")
+
+
+def small(model):
+    """With a small training crop, the exact size of the check."""
+    model.config = model.config.model_copy(update={"crop": (97, 131)})
+    return model
 
 
 def pixels(height=61, width=90, seed=3):
@@ -161,6 +167,39 @@ def test_wrong_padding_is_seen_and_no_file_is_left(tmp_path, monkeypatch):
     assert file.read_bytes() == b"of before"
 
 
+class Odd(hfgd.Network):
+    """One of one's own, with an operation that ONNX does not have."""
+
+    def __init__(self, odd):
+        super().__init__()
+        self.classes, self.grid, self.odd = ClassSet.numbered(3), Grid.CELLS, odd
+        self.register_buffer("mean", torch.tensor([0.4, 0.5, 0.6]))
+        self.conv = torch.nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, image, all_branches=None):
+        x = self.conv(image)
+        size = (image.shape[-2], image.shape[-1])
+        logits = torch.special.bessel_j1(x) if self.odd else x
+        return SegOutput(logits, None, None, None, None, Frame(size, size, self.grid))
+
+
+def test_what_has_no_translation_is_refused_by_name(tmp_path):
+    with pytest.raises(HfgdError, match=r"'model' cannot be exported to ONNX: .*bessel_j1"):
+        Odd(True).export(tmp_path / "below" / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_of_ones_own(tmp_path):
+    model = Odd(False)
+    model.export(tmp_path / "model.onnx")
+    facts = read_facts(tmp_path / "model.onnx")
+    assert (facts.mean, facts.std) == (pytest.approx((0.4, 0.5, 0.6)), None)
+    assert facts.licence_of_backbone == "unknown"
+    image = pixels()
+    ours = ExportedModel(tmp_path / "model.onnx")(image)
+    np.testing.assert_array_equal(ours, model.predict(image).labels)
+
+
 class Answers:
     """A session that gives what it was told."""
 
@@ -176,9 +215,8 @@ class Answers:
 
 def pair_of(labels, logits):
     whole = exporter.Whole(toy(upsampler="none"))
-    return check.Pair(
-        whole, Path("x.onnx"), Answers(labels=labels, logits=logits), Answers(labels=labels)
-    )
+    sessions = Answers(labels=labels, logits=logits), Answers(labels=labels)
+    return check.Pair(whole, Path("x.onnx"), *sessions)
 
 
 def test_what_the_check_counts():
@@ -279,7 +317,7 @@ def test_facts_round_trip():
     assert Facts.of_properties(properties | {"other": "x"}) == facts
 
 
-# ---- the same verbs -----------------------------------------------------------------------------------
+# ---- the same verbs ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -291,16 +329,24 @@ def named(folder, exported):
 
 
 def test_eval_scores_the_file_as_the_run(run, exported, named, tmp_path):
+    shutil.copytree(exported[0], tmp_path / "run")
+    shutil.copy(exported[0] / "model.onnx", tmp_path / "street.onnx")
     results = []
-    for name, path in (("run", exported[0]), ("file", exported[0] / "model.onnx")):
-        out = tmp_path / name
-        code, _, err = run(
-            "eval", path, "--data", named, "--workers", 0, "--out", out, "--device", "cpu"
-        )
+    for path, folder in (
+        ("run", "run"),
+        ("street.onnx", "street"),
+    ):  # where a report goes by default
+        words = ("--data", named, "--workers", 0, "--device", "cpu", "--boundary", 0)
+        code, _, err = run("eval", tmp_path / path, *words)
         assert code == 0, err
-        results.append(json.loads((out / "report.json").read_text()))
-    assert results[0]["miou"] == pytest.approx(results[1]["miou"], abs=1e-3)
-    assert results[1]["name"] == "model"
+        (report,) = (tmp_path / folder).glob("eval-*-val-ss/report.json")
+        results.append(json.loads(report.read_text()))
+    theirs, ours = results
+    assert ours["model"] == theirs["model"] == "model"
+    assert ours["checkpoint"] == str(tmp_path / "street.onnx")
+    assert ours["mIoU"] == pytest.approx(theirs["mIoU"], abs=1e-3)
+    apart = np.abs(np.array(ours["confusion"]) - theirs["confusion"]).sum()
+    assert apart <= 2e-4 * np.sum(theirs["confusion"])
 
 
 def test_predict_and_compare_take_the_file(run, exported, named, tmp_path):
@@ -379,7 +425,7 @@ def test_the_snippet_runs(exported, tmp_path, monkeypatch, capsys):
     assert shown.keys() <= {"a", "b", "ü"}
 
 
-# ---- every composition ----------------------------------------------------------------------------------
+# ---- every composition -----------------------------------------------------------------------
 
 
 def compositions():
@@ -394,15 +440,10 @@ def compositions():
 @pytest.mark.parametrize(("backbone", "encoder", "upsampler", "stride"), compositions())
 def test_every_composition(backbone, encoder, upsampler, stride, tmp_path):
     guided = upsampler != "none"
-    model = toy(
-        backbone=backbone,
-        encoder=encoder,
-        upsampler=upsampler,
-        stride=stride,
-        axial_attention=guided,
-        **({"guidance": GUIDANCE} if guided else {}),
-    )
-    checked = model.export(tmp_path / "model.onnx")
+    parts = {"encoder": encoder, "upsampler": upsampler, "stride": stride}
+    guidance = GUIDANCE if guided else NO_GUIDANCE
+    model = toy(backbone=backbone, axial_attention=guided, guidance=guidance, **parts)
+    checked = small(model).export(tmp_path / "model.onnx")
     assert {c.what: c.size for c in checked}["smallest"] == (1, 1)
     assert max(c.logits for c in checked) < 1e-3
 

@@ -21,7 +21,7 @@ ORDER = [
     ["cli"],
     ["__main__"],
 ]
-# what a network does for its user (predict, save, export) stands to its right and is imported when called
+# what a network does for its user stands to its right and is imported when called
 DOORS = {("model/network.py", door) for door in ("inference", "checkpoint", "export")}
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 

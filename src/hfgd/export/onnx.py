@@ -71,9 +71,7 @@ def export_onnx(
         for file in sorted(Path(folder).glob(f"{path.name}*"), reverse=True):  # weights first
             os.replace(file, path.parent / file.name)
     if split:
-        say(
-            f"export: the weights are too large for one file: '{path.name}.data' belongs to '{path.name}'"
-        )
+        say(f"export: too large for one file: '{path.name}.data' belongs to '{path.name}'")
     return checked
 
 
@@ -130,7 +128,8 @@ def facts_of(
 def _checked(pair: Pair, size: Size | None, config: ModelConfig) -> tuple[list[Checked], int]:
     if size is not None:
         return [compare(pair, f"image {i + 1}", size, seed=i) for i in range(3)], min(size)
-    frame = pair.network.network(noise(config.crop).float() / 255).frame
+    with torch.no_grad():
+        frame = pair.network.network(noise(config.crop).float() / 255).frame
     return check_dynamic(pair, TRACED, frame.padded)
 
 
