@@ -13,6 +13,7 @@ ORDER = [
     ["data"],
     ["model"],
     ["losses", "checkpoint"],
+    ["export"],
     ["recipes", "inference"],
     ["evaluation"],
     ["training"],
@@ -20,8 +21,8 @@ ORDER = [
     ["cli"],
     ["__main__"],
 ]
-# what a network does for its user (predict, save) stands to its right and is imported when called
-DOORS = {("model/network.py", "inference"), ("model/network.py", "checkpoint")}
+# what a network does for its user stands to its right and is imported when called
+DOORS = {("model/network.py", door) for door in ("inference", "checkpoint", "export")}
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 
@@ -82,5 +83,6 @@ def test_doors_open_when_they_are_called():
             name for node in tree.body if isinstance(node, ast.ImportFrom) for name in [node.module]
         }
         assert not any(
-            name and name.startswith(("hfgd.inference", "hfgd.checkpoint")) for name in top
+            name and name.startswith(("hfgd.inference", "hfgd.checkpoint", "hfgd.export"))
+            for name in top
         )

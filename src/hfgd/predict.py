@@ -17,14 +17,13 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from hfgd.checkpoint import WEIGHTS, model_folder
 from hfgd.data.draw import Prediction
 from hfgd.data.images import Pixels, images_below, read_image, without_suffix
 from hfgd.data.known.cityscapes import LABEL_IDS
 from hfgd.errors import HfgdError, unknown
 from hfgd.files import is_disk_full, write_text, write_whole
 from hfgd.inference.labeller import Labeller
-from hfgd.inference.open import How, open_labeller
+from hfgd.inference.open import How, open_labeller, origin
 from hfgd.progress import Progress
 
 T = TypeVar("T")
@@ -179,7 +178,7 @@ def save_png(image: Image.Image, path: Path, **options: int) -> None:
 
 def claim(out: Path, model_path: str, labeller: Labeller, opacity: float) -> None:
     """Say in ``out/predict.json`` what made the results; raises HfgdError where it was another."""
-    weights = model_folder(model_path) / WEIGHTS
+    weights = origin(model_path).weights
     state = weights.stat()
     settings = {
         "model": str(weights.resolve()),

@@ -23,7 +23,9 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 
-Model = Annotated[str, typer.Argument(help="A run folder (its last model), or a model folder.")]
+Model = Annotated[
+    str, typer.Argument(help="A run folder (its last model), a model folder, a .onnx file.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU where there is one.")]
 Precision = Annotated[
     Literal["fp32", "bf16", "fp16", "auto"],
@@ -102,7 +104,9 @@ def recipes(
 
 @app.command()
 def info(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe, a row, or a YAML file.")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe, a row, a YAML file, or an exported .onnx file.")
+    ] = None,
     table: Annotated[
         str | None, typer.Option(help="9: the paper's Table 9 beside our count.")
     ] = None,
@@ -112,14 +116,17 @@ def info(
     classes: Annotated[int | None, typer.Option(min=1, help="Number of classes.")] = None,
     latency: Annotated[bool, typer.Option(help="Also time one image on this machine.")] = False,
 ) -> None:
-    """What a model costs: parameters, GMACs and GFLOPs per part, activation memory, latency."""
-    from hfgd.cli.show import cost_table, cost_table_9
+    """What a model costs: parameters, GMACs, GFLOPs per part; what an exported file says."""
+    from hfgd.cli.show import cost_table, cost_table_9, exported_table
     from hfgd.cli.table import show
 
     if (recipe is None) == (table is None):
         raise HfgdError("info takes either a recipe or --table 9.")
     if table is not None:
         show(cost_table_9(table), below=("what",))
+        return
+    if (recipe or "").endswith(".onnx"):
+        show(exported_table(recipe or ""))
         return
     for part in cost_table(recipe or "", size, classes, latency):
         if isinstance(part, str):
@@ -329,6 +336,35 @@ def predict(
         for reason in outcome.failed:
             print(f"  {reason}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A run folder (its last model), or a model folder.")],
+    format: Annotated[Literal["onnx"], typer.Option(help="The kind of file.")] = "onnx",
+    size: Annotated[
+        tuple[int, int] | None, typer.Option(help="HEIGHT WIDTH: one image of this size only.")
+    ] = None,
+    dynamic: Annotated[
+        bool,
+        typer.Option("--dynamic", help="Any height, width and batch: so it is without --size."),
+    ] = False,
+    logits: Annotated[bool, typer.Option("--logits", help="Give the logits out too.")] = False,
+    input: Annotated[
+        Literal["uint8", "float"], typer.Option(help="RGB of 0..255, or of [0, 1].")
+    ] = "uint8",
+    out: Annotated[Path | None, typer.Option(help="The file; MODEL/model.onnx by default.")] = None,
+) -> None:
+    """Write a model as one file that runs without PyTorch, once it was seen to give the same labels."""
+    from hfgd.checkpoint import load_model
+    from hfgd.export.onnx import export_onnx
+
+    if dynamic and size is not None:
+        raise HfgdError("--size fixes what --dynamic leaves open; give one of them.")
+    file = out or Path(model) / "model.onnx"
+    for checked in export_onnx(load_model(model), file, size=size, logits=logits, input=input):
+        print(checked)
+    print(f"written: {file}  ({file.stat().st_size / 1e6:.1f} MB)")
 
 
 def _launched(devices: int, nodes: int, folder: Path | None = None) -> bool:

@@ -6,6 +6,7 @@ from rich.table import Table
 
 from hfgd.cost import Cost, measure_cost, measure_latency
 from hfgd.errors import HfgdError, unknown
+from hfgd.export.runtime import read_facts
 from hfgd.geometry import Size
 from hfgd.recipes import RECIPES, TABLES, find_recipe
 from hfgd.recipes.tables import CLASS_COUNTS, OURS, PAPER_GMACS, ROWS
@@ -65,6 +66,24 @@ def cost_table(
     yield f"activations kept for training: {cost.activation_bytes / MIB:.0f} MiB an image (fp32)"
     if latency:
         yield f"latency: {measure_latency(recipe.model, count, size)}"
+
+
+def exported_table(path: str) -> Table:
+    """What an exported file says of itself."""
+    facts = read_facts(path)
+    shown = facts.model_dump(mode="json") | {"classes": ", ".join(facts.classes)}
+    shown["palette"] = ", ".join("#{:02x}{:02x}{:02x}".format(*colour) for colour in facts.palette)
+    shown["size"] = "any" if facts.size is None else _by(facts.size)
+    shown |= {"smallest": _by(facts.smallest), "crop": _by(facts.crop)}
+    table = _table(path, "what", "value")
+    for key, value in shown.items():
+        text = ", ".join(f"{v:.4g}" for v in value) if isinstance(value, list) else str(value)
+        table.add_row(key.replace("_", " "), text)
+    return table
+
+
+def _by(size: Size) -> str:
+    return f"{size[0]}×{size[1]}"
 
 
 def cost_table_9(number: str) -> Table:

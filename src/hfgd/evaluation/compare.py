@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from hfgd.checkpoint import read_config
 from hfgd.data.dataset import SegDataset
 from hfgd.errors import HfgdError
 from hfgd.evaluation.pictures import panel_row
@@ -21,7 +20,7 @@ from hfgd.evaluation.report import percent
 from hfgd.evaluation.run import What, scored
 from hfgd.evaluation.scores import Floats, ImageCounts, Scores
 from hfgd.files import write_text
-from hfgd.inference.open import How, open_labeller
+from hfgd.inference.open import How, open_labeller, origin
 from hfgd.recipes.spec import check_recipe, read_recipe_yaml
 
 RESAMPLES = 1000
@@ -88,7 +87,7 @@ def compare(paths: Sequence[str], how: How, what: What, out: Path, count: int = 
         raise HfgdError("compare takes two models or more.")
     names = titles(paths)
     dataset = what.dataset()
-    how = replace(how, crop=read_config(paths[0]).crop)  # one protocol for all
+    how = replace(how, crop=origin(paths[0]).crop)  # one protocol for all
     labellers = {t: open_labeller(p, how) for t, p in zip(names, paths, strict=True)}
     scores = {t: scored(x, dataset, what, f"scoring {t}") for t, x in labellers.items()}
     first, *others = scores

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hfgd.checkpoint import model_folder, read_config
 from hfgd.data.classes import ClassSet
 from hfgd.data.dataset import SegDataset
 from hfgd.data.open import open_dataset
@@ -15,7 +14,7 @@ from hfgd.evaluation.pictures import draw_scores, label_panels, worst_panels
 from hfgd.evaluation.report import Report
 from hfgd.evaluation.scores import Scores
 from hfgd.inference.labeller import Labeller
-from hfgd.inference.open import How, open_labeller
+from hfgd.inference.open import How, open_labeller, origin
 from hfgd.parallel.device import pick_device
 from hfgd.parallel.processes import is_main, joining
 from hfgd.progress import Progress
@@ -55,13 +54,16 @@ def evaluate_model(path: str, what: What, how: How, out: Path | None = None) -> 
         check_classes(labeller.classes, dataset)
         groups = parse_groups(what.groups, dataset.classes)
         scores = scored(labeller, dataset, what, "scoring")
-    name = read_config(path).name
-    facts = {"checkpoint": str(model_folder(path)), "precision": labeller.precision}
+    source = origin(path)
+    name = source.name
+    facts = {"checkpoint": str(source.place), "precision": labeller.precision}
     report = Report(
         name, dataset.title, len(dataset), scores, labeller.branch, labeller.protocol, facts, groups
     )
     shown = f"eval-{dataset.title.replace('/', '-')}-{labeller.protocol.name}"
-    folder = out or Path(path) / shown
+    folder = out or (
+        source.place.with_suffix("") / shown if source.place.is_file() else Path(path) / shown
+    )
     if is_main():
         report.save(folder)
         draw_scores(scores, folder)

@@ -1,9 +1,13 @@
 """From a path to a Labeller, whatever lies there."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
 
-from hfgd.checkpoint import load_model, read_config
+from hfgd.checkpoint import WEIGHTS, load_model, model_folder, read_config
+from hfgd.export.runtime import read_facts
 from hfgd.geometry import Size
+from hfgd.inference.exported import FileLabeller, is_exported
 from hfgd.inference.labeller import Labeller, NetworkLabeller
 from hfgd.inference.protocol import find_protocol
 from hfgd.model.output import Branch
@@ -30,8 +34,35 @@ class How:
         return replace(self, device=device)
 
 
+class Origin(NamedTuple):
+    """Where a model comes from: its recipe's ``name``, its training ``crop``, and its two places.
+
+    ``place``: the folder, or the exported file; ``weights``: the file that holds the numbers.
+    """
+
+    name: str
+    crop: Size
+    place: Path
+    weights: Path
+
+
+def origin(path: str) -> Origin:
+    """What lies at a path; raises HfgdError for what is no model."""
+    if is_exported(path):
+        facts, file = read_facts(path), Path(path)
+        return Origin(facts.name, facts.crop, file, file)
+    folder = model_folder(path)
+    config = read_config(folder)
+    return Origin(config.name, config.crop, folder, folder / WEIGHTS)
+
+
 def open_labeller(path: str, how: How) -> Labeller:
-    """The labeller of a run folder or model folder. Raises HfgdError for what is none."""
+    """The labeller of a run folder, a model folder or an exported file.
+
+    Raises HfgdError for what is none, and for what an exported file cannot do.
+    """
+    if is_exported(path):
+        return FileLabeller(path, how.protocol, how.branch, how.device, how.precision)
     config = read_config(path)
     device = pick_device(how.device)
     return NetworkLabeller(

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
-from hfgd.geometry import Grid
+from hfgd.geometry import Grid, Size
 from hfgd.model.config import ModelConfig
 from hfgd.model.output import SegOutput
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from hfgd.data.draw import Prediction
+    from hfgd.export.check import Checked
 
 
 class Network(nn.Module):
@@ -49,7 +50,7 @@ class Network(nn.Module):
         """Compute the backbone's activations again in the backward pass rather than keep them."""
         raise HfgdError("train.checkpoint_activations: this network cannot do that; leave it out.")
 
-    # Three doors for users; nothing in here needs what stands behind them.
+    # Doors for users; nothing in here needs what stands behind them.
 
     def predict(self, image: "str | Path | Image.Image | np.ndarray") -> "Prediction":
         """Label one image, whole and at its own size.
@@ -70,6 +71,22 @@ class Network(nn.Module):
         from hfgd.checkpoint import save_model
 
         return save_model(self, Path(folder), facts)
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        size: Size | None = None,
+        logits: bool = False,
+        input: Literal["uint8", "float"] = "uint8",
+    ) -> "list[Checked]":
+        """Write an ONNX file that onnxruntime alone can run, checked against this network.
+
+        See ``hfgd.export.onnx.export_onnx``; ``hfgd.export.runtime.ExportedModel`` runs the file.
+        """
+        from hfgd.export.onnx import export_onnx
+
+        return export_onnx(self, path, size=size, logits=logits, input=input)
 
 
 @contextmanager

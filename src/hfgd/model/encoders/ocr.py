@@ -35,10 +35,10 @@ class OCR(nn.Module):
         pixels = self.pixels(top)
         centres = region_centres(region_logits, pixels)[..., None]  # (B, 512, K, 1)
         query, key, value = (
-            layer(x).flatten(2).transpose(1, 2)
+            layer(x).flatten(2).transpose(1, 2)[:, None]
             for layer, x in ((self.query, pixels), (self.key, centres), (self.value, centres))
-        )  # (B, h·w or K, 256)
-        context = F.scaled_dot_product_attention(query, key, value)  # softmax over the regions
+        )  # (B, 1, h·w or K, 256): the fused kernels, and ONNX, take four axes
+        context = F.scaled_dot_product_attention(query, key, value)[:, 0]  # softmax over regions
         context = context.transpose(1, 2).reshape(*context.shape[::2], *pixels.shape[-2:])
         high = self.fuse(torch.cat([self.up(context), pixels], dim=1))
         return Encoded(high=high, region_logits=region_logits)

@@ -32,5 +32,23 @@ class PPM(nn.Module):
         size = (top.shape[-2], top.shape[-1])
         maps = [top]
         for bins, conv in zip(BINS, self.pools, strict=True):
-            maps.append(resize(conv(F.adaptive_avg_pool2d(top, bins)), size, self.grid))
+            maps.append(resize(conv(pooled(top, bins)), size, self.grid))
         return Encoded(high=self.end(torch.cat(maps, dim=1)))
+
+
+def pooled(x: Tensor, bins: int) -> Tensor:
+    """(B, C, h, w) averaged into (B, C, bins, bins); bins overlap where a side does not divide."""
+    if torch.compiler.is_exporting():
+        # exporters turn the pool into tables for the traced size; two products follow the size
+        rows, columns = (_means(x.shape[i], bins, x) for i in (-2, -1))
+        return rows @ x @ columns.t()
+    return F.adaptive_avg_pool2d(x, bins)
+
+
+def _means(side: int, bins: int, like: Tensor) -> Tensor:
+    """The matrix (bins, side) that averages the samples of each bin."""
+    i = torch.arange(bins, device=like.device)[:, None]
+    first, last = i * side // bins, ((i + 1) * side + bins - 1) // bins
+    j = torch.arange(side, device=like.device)
+    inside = ((j >= first) & (j < last)).to(like.dtype)
+    return inside / inside.sum(1, keepdim=True)

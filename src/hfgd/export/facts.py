@@ -1,0 +1,66 @@
+"""What an exported file says of itself, as the string properties of its format. No torch in here."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hfgd.data.classes import ClassSet, Rgb
+from hfgd.geometry import Grid, Size
+
+Input = Literal["uint8", "float"]
+PREFIX = "hfgd."
+UNKNOWN = "unknown"
+
+
+class Facts(BaseModel):
+    """Everything but the network.
+
+    ``smallest``: images with a side below it are padded to it first. ``size``: the only one that the
+    file takes; None for any. ``mean`` and ``std``: what the file normalises with, inside; ``mean`` is
+    also what it pads with. Licences are 'unknown' where nobody said.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal[1] = 1
+    version: str
+    name: str
+    classes: tuple[str, ...] = Field(min_length=1)
+    palette: tuple[Rgb, ...]
+    grid: Grid
+    input: Input = "uint8"
+    branch: str = "fine"
+    size: Size | None = None
+    smallest: Size = (1, 1)
+    crop: Size
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float] | None = None
+    licence_of_code: str = "Apache-2.0"
+    licence_of_weights: str = UNKNOWN
+    licence_of_backbone: str = UNKNOWN
+
+    @property
+    def class_set(self) -> ClassSet:
+        """The classes with their colours."""
+        return ClassSet.of(self.classes, self.palette)
+
+    def as_properties(self) -> dict[str, str]:
+        """Each value as JSON under a name of its own, 'hfgd.classes' for one; texts as they are."""
+        values = self.model_dump(mode="json")
+        return {
+            PREFIX + key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in values.items()
+        }
+
+    @classmethod
+    def of_properties(cls, properties: Mapping[str, str]) -> "Facts":
+        """The reverse. Raises ValueError where something is missing or no such value."""
+        values: dict[str, Any] = {}
+        for key, text in properties.items():
+            name = key.removeprefix(PREFIX)
+            if key.startswith(PREFIX) and name in cls.model_fields:
+                is_text = cls.model_fields[name].annotation in (str, Grid, Input)
+                values[name] = text if is_text else json.loads(text)
+        return cls.model_validate(values)

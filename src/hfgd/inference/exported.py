@@ -1,0 +1,75 @@
+"""An exported file where a PyTorch network would stand."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hfgd.data.images import Pixels
+from hfgd.errors import HfgdError
+from hfgd.export.runtime import CPU, ExportedModel
+from hfgd.inference.protocol import SINGLE_SCALE
+from hfgd.model.output import Branch
+from hfgd.parallel.device import Precision
+from hfgd.progress import say
+
+GPU = "CUDAExecutionProvider"
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether a path names an exported file: by its suffix."""
+    return Path(path).suffix == ".onnx"
+
+
+class FileLabeller:
+    """A Labeller; its branch and precision are those that the file was written with.
+
+    Raises HfgdError where others are asked for, and for a protocol other than ss.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        protocol: str = "ss",
+        branch: Branch | None = None,
+        device: str | None = None,
+        precision: Precision = "fp32",
+    ) -> None:
+        if protocol != SINGLE_SCALE.name:
+            raise HfgdError(
+                f"'{path}' holds one whole pass over an image: --protocol {protocol} needs the run "
+                "folder it was exported from; use ss."
+            )
+        if precision not in ("fp32", "auto"):
+            raise HfgdError(f"'{path}' holds fp32 numbers; leave --precision {precision} out.")
+        self._model = ExportedModel(path, _providers(device))
+        own = self._model.facts.branch
+        if branch not in (None, own):
+            raise HfgdError(
+                f"'{path}' holds the {own} branch alone; score the {branch} branch with the run "
+                "folder it was exported from."
+            )
+        self.classes, self.protocol, self.precision = self._model.classes, SINGLE_SCALE, "fp32"
+        self.branch: Branch = "guide" if own == "guide" else "aux" if own == "aux" else "fine"
+
+    def labels(self, image: Tensor) -> Tensor:
+        """(3, H, W) uint8 RGB, wherever it is → class ids (H, W) uint8 on the CPU."""
+        return torch.from_numpy(self._model.batch(image[None].cpu().numpy())[0])
+
+    def __call__(self, pixels: Pixels) -> Pixels:
+        """(H, W, 3) uint8 RGB → class ids (H, W) uint8."""
+        return self._model(pixels)
+
+
+def _providers(device: str | None) -> tuple[str, ...]:
+    """onnxruntime's, for a device; a GPU is used where onnxruntime has one."""
+    if device is None or not device.startswith("cuda"):
+        return CPU
+    try:
+        from onnxruntime import get_available_providers
+    except ImportError:
+        return CPU  # opening the file says what to install
+    if GPU in get_available_providers():
+        return GPU, *CPU
+    say("this onnxruntime has no part for GPUs (onnxruntime-gpu has): the file runs on the CPU")
+    return CPU
