@@ -10,7 +10,9 @@ from rich.table import Table
 if TYPE_CHECKING:
     from hfgd.data.check import CheckReport, SplitReport
 
-app = typer.Typer(no_args_is_help=True, help="Check a data folder; write a data set out.")
+app = typer.Typer(
+    no_args_is_help=True, help="Bring, check, split a data folder; write a data set out."
+)
 
 
 @app.command()
@@ -33,6 +35,53 @@ def check(
         report = check_folder(data, lambda done, _: progress.update(done))
     _print(report)
     raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command("import")
+def import_(
+    path: Annotated[
+        Path, typer.Argument(help="What the annotation tool wrote: folder, zip, file.")
+    ],
+    out: Annotated[Path, typer.Option(help="The data folder to write; may be half done.")],
+    format: Annotated[
+        str, typer.Option(help="coco, labelme, cvat, …; auto says which it takes, and why.")
+    ] = "auto",
+    split: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of train, where the source has no splits."),
+    ] = 0.8,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws another split.")] = 0,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(
+            help="What pixels that nobody labelled become: ignore, background, or a class; "
+            "the format's own rule by default."
+        ),
+    ] = None,
+    on_overlap: Annotated[
+        Literal["last", "first", "smallest"],
+        typer.Option(help="Which of several shapes of different classes has a pixel."),
+    ] = "last",
+    link: Annotated[
+        bool, typer.Option("--link", help="Link the images, do not copy them.")
+    ] = False,
+) -> None:
+    """Make a data folder of COCO, LabelMe, CVAT, Label Studio, … files; can be resumed."""
+    from hfgd.cli.imported import print_import
+    from hfgd.data.import_files import Rules
+    from hfgd.data.importer import import_data
+    from hfgd.progress import Progress
+
+    rules = Rules(format, split, seed, unlabelled, on_overlap, link)
+    with Progress("importing", 1) as progress:
+
+        def tell(done: int, total: int) -> None:
+            progress.total = total
+            progress.update(done)
+
+        report = import_data(path, out, rules, tell)
+    print_import(report)
+    print(f"next: hfgd data check {out}")
 
 
 @app.command()

@@ -1,8 +1,10 @@
-"""Files of a data set wherever they lie: in folders, or in zip archives that were never unpacked."""
+"""Files of a data set wherever they lie: in folders, in zip archives, or packed in another file."""
 
 import io
 import os
 import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -25,13 +27,27 @@ class Entry(NamedTuple):
         return f"{self.archive}:{self.member}"
 
 
-Source = Path | Entry
+@dataclass(frozen=True)
+class Packed:
+    """A file that another one holds: a cell of a table, a base64 text. ``place`` says which."""
+
+    place: str
+    name: str
+    read: Callable[[], bytes]
+
+    def __str__(self) -> str:
+        return self.place
+
+
+Source = Path | Entry | Packed
 
 
 def opened(source: Source) -> "Path | io.BytesIO":
     """What PIL can open. Raises HfgdError for a damaged archive."""
     if isinstance(source, Path):
         return source
+    if isinstance(source, Packed):
+        return io.BytesIO(source.read())
     try:
         return io.BytesIO(_archive(source.archive, os.getpid()).read(source.member))
     except (zipfile.BadZipFile, KeyError, OSError, EOFError) as error:
@@ -47,20 +63,29 @@ def _archive(path: Path, process: int) -> zipfile.ZipFile:
         raise HfgdError(f"'{path}' is no readable zip archive ({error}).") from error
 
 
-def list_files(root: Path) -> dict[str, Source]:
+def read_bytes(source: Source) -> bytes:
+    """All bytes of a file. Raises HfgdError for a damaged archive, OSError for a missing file."""
+    handle = opened(source)
+    return handle.read_bytes() if isinstance(handle, Path) else handle.getvalue()
+
+
+def list_files(root: Path, zips: bool = True, skip: Path | None = None) -> dict[str, Source]:
     """Every file below a folder, and every file in the zips that lie in it, by relative path.
 
-    ``root`` may itself be a zip. A file beats a zip's member of the same path.
+    ``root`` may itself be a zip. A file beats a zip's member of the same path. ``skip``: a folder
+    that is not looked into.
     """
     if root.is_file():
         return _members(root)
     if not root.is_dir():
         raise HfgdError(f"there is no data folder '{root}'.")
     files: dict[str, Source] = {}
-    for archive in sorted(root.glob("*.zip")):
+    for archive in sorted(root.glob("*.zip")) if zips else ():
         files |= _members(archive)
-    for folder, _, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, followlinks=True):
         below = Path(folder)
+        if skip is not None:
+            folders[:] = [f for f in folders if (below / f).resolve() != skip.resolve()]
         for name in names:
             path = below / name
             files[path.relative_to(root).as_posix()] = path

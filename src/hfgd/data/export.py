@@ -41,13 +41,18 @@ def export(
     return write_data_yaml(next(iter(splits.values())).classes, out)
 
 
-def write_data_yaml(classes: ClassSet, out: Path) -> Path:
+def data_yaml_text(classes: ClassSet) -> str:
     """The data.yaml of label files that hold class indices and 255 = ignore."""
     content = {
         "classes": list(classes.names),
         "colours": {n: list(c) for n, c in zip(classes.names, classes.palette, strict=True)},
         "label_map": dict(enumerate(classes.names)) | {IGNORE: "ignore"},
     }
+    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
+
+
+def write_data_yaml(classes: ClassSet, out: Path) -> Path:
+    """Write that data.yaml into a data folder; returns its path."""
     path = out / "data.yaml"
-    write_text(path, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+    write_text(path, data_yaml_text(classes))
     return path

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ from hfgd.data.archive import Source, opened
 from hfgd.errors import HfgdError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+DEEP = ("I", "F", "I;16", "I;16B", "I;16L")  # modes with more than 8 bits a channel
+EXIF_ORIENTATION = 0x0112
 Pixels = npt.NDArray[np.uint8]
 Ids = npt.NDArray[Any]  # whole numbers
 T = TypeVar("T")
@@ -60,8 +62,28 @@ def read_label(path: Source, colours: bool) -> Ids:
     return _read(path, "label", values)
 
 
+class Header(NamedTuple):
+    """What a file says of its image before the pixels: ``size`` is height and width as stored."""
+
+    mode: str
+    size: tuple[int, int]
+    orientation: int  # EXIF: 1 as stored, 5 to 8 swap height and width
+    palette: list[int] | None
+
+
+def read_header(path: Source) -> Header:
+    """Mode, stored size, EXIF orientation and palette of an image; raises as ``read_image``."""
+
+    def header(image: Image.Image) -> Header:
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        size = (image.height, image.width)
+        return Header(image.mode, size, orientation, image.getpalette())
+
+    return _read(path, "image", header)
+
+
 def _rgb(image: Image.Image, name: str) -> Pixels:
-    if image.mode in ("I", "F", "I;16", "I;16B", "I;16L"):
+    if image.mode in DEEP:
         raise HfgdError(
             f"{name} has mode {image.mode}, more than 8 bits a channel; convert it to 8-bit RGB."
         )
