@@ -156,7 +156,7 @@ def _read_file(tree: Tree, path: str, table: Categories, notes: Counter[str]) ->
         image = tree.image(record["file_name"], where, (folder,), split)
         items.append(
             Annotated(
-                without_suffix(record["file_name"]),
+                without_suffix(record["file_name"], split),
                 tree.source(image),
                 where,
                 size_of(record, "height", "width", where),

@@ -76,7 +76,7 @@ def _item(
     split = split_of_file(path)
     found = tree.image(image["file_name"], where, (folder,), split, frozenset({stem}))
     return Annotated(
-        without_suffix(image["file_name"]),
+        without_suffix(image["file_name"], split),
         tree.source(found),
         where,
         size_of(image, "height", "width", where),

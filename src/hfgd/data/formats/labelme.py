@@ -87,12 +87,13 @@ def _item(tree: Tree, path: str, data: Any, index: dict[str, int], flat: Counter
             flat[record["shape_type"]] += 1
             continue
         shapes.append(Shape(index[label], region, where))
+    split = split_of_folders(path)
     return Annotated(
-        without_suffix(path),
+        without_suffix(path, split),
         _image(tree, path, data),
         place,
         size_of(data, "imageHeight", "imageWidth", place),
-        split_of_folders(path),
+        split,
         tuple(shapes),
     )
 

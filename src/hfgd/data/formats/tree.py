@@ -180,9 +180,11 @@ def clean(name: str) -> str:
     return "/".join(kept)
 
 
-def without_suffix(name: str) -> str:
-    """The name that an image gets in the data folder."""
-    return posixpath.splitext(clean(name))[0]
+def without_suffix(name: str, split: str | None = None) -> str:
+    """The name that an image gets in the data folder: its path, less a folder that names its split."""
+    *folders, last = posixpath.splitext(clean(name))[0].split("/")
+    kept = [folder for folder in folders if split is None or split_of_word(folder) != split]
+    return "/".join([*kept, last])
 
 
 def split_of_folders(path: str) -> str | None:
