@@ -208,7 +208,7 @@ def _files(tree: Tree) -> list[str]:
 def _chosen(tree: Tree) -> list[str]:
     """COCO's own folder repeats its instances as keypoints: instances_*.json win."""
     files = _files(tree)
-    if not files:
+    if tree.broken or not files:
         raise tree.broken or HfgdError(
             f"'{tree.root}' has no JSON file with images, annotations with 'segmentation' and "
             "categories; is it COCO's?"

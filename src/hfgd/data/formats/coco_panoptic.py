@@ -37,7 +37,7 @@ def sniff(tree: Tree) -> str | None:
 def read(tree: Tree) -> Annotations:
     """Every annotated picture; pixels of id 0 are unlabelled."""
     files = _files(tree)
-    if not files:
+    if tree.broken or not files:
         raise tree.broken or HfgdError(
             f"'{tree.root}' has no JSON file whose annotations have 'segments_info'."
         )

@@ -53,7 +53,7 @@ def sniff(tree: Tree) -> str | None:
 def read(tree: Tree) -> Annotations:
     """Every annotated task; classes are the labels that occur, in alphabetical order."""
     files = _files(tree)
-    if not files:
+    if tree.broken or not files:
         raise tree.broken or HfgdError(
             f"'{tree.root}' has no JSON file with a list of tasks that have 'annotations' and "
             "'data'; export 'JSON' (not JSON-MIN) from Label Studio."

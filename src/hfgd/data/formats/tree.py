@@ -91,7 +91,10 @@ class Tree:
         return self._jsons[name]
 
     def peek(self, name: str) -> Any:
-        """As ``json``, but a broken file is remembered in ``broken`` and gives None."""
+        """As ``json``, but a broken file is remembered in ``broken`` and gives None.
+
+        A reader that peeked must look at ``broken``: it could be the other half of a data set.
+        """
         try:
             return self.json(name)
         except HfgdError as error:

@@ -75,7 +75,7 @@ def voc_label(source: Source, table: dict[int, int], known: str) -> Pixels:
     if mode == "P" and palette is not None:
         values = np.unique(read_label(source, colours=False)).tolist()
         for value in values:
-            if tuple(palette[3 * value : 3 * value + 3]) not in (voc_colour(value), ()):
+            if tuple(palette[3 * value : 3 * value + 3]) != voc_colour(value):
                 raise HfgdError(
                     f"'{source}' has a palette that is not VOC's (id {value}), so what its ids "
                     "mean is not known; add a labelmap.txt with 'name:r,g,b::' lines (CVAT's form)."
