@@ -241,7 +241,7 @@ def test_a_finished_folder_is_never_overwritten(tmp_path):
         assert digests(out) == before
     other = tmp_path / "x"
     other.mkdir()
-    with pytest.raises(HfgdError, match="is not of this import"):
+    with pytest.raises(HfgdError, match="is not of this run"):
         import_data(built(other, "coco", [*pictures(6)[:3], pictures(5)[4]]), out)
     assert digests(out) == before
 

@@ -85,6 +85,41 @@ def import_(
 
 
 @app.command()
+def split(
+    folder: Annotated[Path, typer.Argument(help="A data folder; it is not changed.")],
+    by: Annotated[
+        str,
+        typer.Option(
+            help="What belongs together: a regular expression on the names, whose group is the "
+            "key, e.g. '^(video[0-9]+)_'; or a csv with name,group."
+        ),
+    ],
+    val: Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of val.")] = 0.2,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed searches elsewhere.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="The data folder to write; FOLDER-split by default.")
+    ] = None,
+    link: Annotated[bool, typer.Option("--link", help="Link the files, do not copy them.")] = False,
+) -> None:
+    """Deal train and val out anew by whole groups, with like shares of every class in both."""
+    from hfgd.cli.imported import print_split
+    from hfgd.data.group_split import split_folder
+    from hfgd.progress import Progress
+
+    target = out or folder.with_name(f"{folder.resolve().name}-split")
+    with Progress("counting", 1) as progress:
+
+        def tell(done: int, total: int) -> None:
+            progress.total = total
+            progress.update(done)
+
+        outcome = split_folder(folder, by, target, val, seed, link, tell)
+    print_split(outcome)
+    print(f"written: {target}")
+    print(f"next:    hfgd data check {target}")
+
+
+@app.command()
 def export(
     name: Annotated[str, typer.Argument(help="'scenes', or a data folder.")],
     out: Annotated[Path, typer.Option(help="The folder to write; it must not hold data yet.")],

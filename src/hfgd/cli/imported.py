@@ -1,4 +1,4 @@
-"""What ``hfgd data import`` tells of its work."""
+"""What ``hfgd data import`` and ``hfgd data split`` tell of their work."""
 
 from typing import TYPE_CHECKING
 
@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from hfgd.data.group_split import SplitOutcome
     from hfgd.data.importer import ImportReport
 
 PAIRS = 3  # of classes that overlap are shown
@@ -59,3 +60,31 @@ def _overlaps(report: "ImportReport") -> str:
         f"overlaps: {report.contested:,} pixels in {report.contested_images:,} images; on top is "
         f"the {report.rule} shape (--on-overlap): {pairs}"
     )
+
+
+def print_split(outcome: "SplitOutcome") -> None:
+    """Groups and images of both sides, and how much of every class val has."""
+    console = Console(highlight=False, soft_wrap=True)
+    images = sum(outcome.images.values())
+    for split, groups in outcome.groups.items():
+        number = outcome.images[split]
+        console.print(
+            f"{split}: {len(groups):,} groups, {number:,} images "
+            f"({100 * number / images:.1f} %): {_few(groups)}",
+            markup=False,
+        )
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class")
+    table.add_column("% of its pixels in val", justify="right")
+    for i, name in enumerate(outcome.classes.names):
+        train, val = (int(outcome.pixels[split][i]) for split in ("train", "val"))
+        table.add_row(name, f"{100 * val / (train + val):.1f}" if train + val else "none")
+    console.print(table)
+    for split in outcome.others:
+        console.print(f"{split}: as it was", markup=False)
+    console.print(f"files: {outcome.written:,} written")
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more

@@ -93,23 +93,24 @@ def refuse_foreign(jobs: list[Job], plan: Plan) -> None:
                 f"'{other.item.image}' and '{job.item.image}' would both be called "
                 f"'{job.item.name}'; rename one, or keep each in a folder of its own."
             )
-        if plan.rules.link and not isinstance(job.item.image, Path):
-            raise HfgdError(
-                f"--link needs images that are files, and '{job.item.image}' is packed; unpack "
-                "it, or leave --link out."
-            )
+        if plan.rules.link:
+            _real(job.item.image)
     yaml = plan.out / "data.yaml"
     if plan.done and yaml.read_text(encoding="utf-8") != data_yaml_text(plan.classes):
         raise HfgdError(
             f"'{plan.out}' already holds a data set with other classes; choose another --out."
         )
-    mine = {path for job in jobs for path in (job.image, job.label)}
+    refuse_others(plan.out, {path for job in jobs for path in (job.image, job.label)})
+
+
+def refuse_others(out: Path, mine: set[Path]) -> None:
+    """Raises HfgdError where a folder to write holds images or labels that are not ours."""
     for kind in ("images", "labels"):
-        for path in sorted((plan.out / kind).rglob("*")):
+        for path in sorted((out / kind).rglob("*")):
             if not path.is_dir() and path not in mine and not path.name.startswith("."):
                 raise HfgdError(
-                    f"'{path}' is not of this import (another source, split or seed?); choose "
-                    "another --out, or remove it."
+                    f"'{path}' is not of this run (another source, split or seed?); choose another "
+                    "--out, or remove it."
                 )
 
 
@@ -137,19 +138,23 @@ def write_pair(plan: Plan, job: Job) -> Outcome:
 
 
 def _put_image(plan: Plan, job: Job) -> int:
-    source, target = job.item.image, job.image
-    if plan.rules.link:
-        assert isinstance(source, Path)  # checked before anything was written
-        if target.is_symlink() and os.readlink(target) == str(source.resolve()):
-            return 0
-        _refuse_change(plan, target)
-        write_whole(target, lambda part: _link(source, part))
-        return 1
-    if target.is_file() and not target.is_symlink() and _same(source, target):
+    if is_there(job.item.image, job.image, plan.rules.link):
         return 0
-    _refuse_change(plan, target)
-    write_whole(target, lambda part: _copy(source, part))
+    _refuse_change(plan, job.image)
+    put_file(job.item.image, job.image, plan.rules.link)
     return 1
+
+
+def is_there(source: Source, target: Path, link: bool) -> bool:
+    """Whether ``target`` is a copy of ``source``, byte by byte, or the link to it."""
+    if link:
+        return target.is_symlink() and os.readlink(target) == str(_real(source))
+    return target.is_file() and not target.is_symlink() and _same(source, target)
+
+
+def put_file(source: Source, target: Path, link: bool) -> None:
+    """Copy or link a file, whole or not at all."""
+    write_whole(target, lambda part: _link(source, part) if link else _copy(source, part))
 
 
 def _refuse_change(plan: Plan, path: Path) -> None:
@@ -176,6 +181,15 @@ def _copy(source: Source, target: Path) -> None:
         target.write_bytes(handle.getvalue())
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(source: Source, target: Path) -> None:
     target.unlink(missing_ok=True)  # what a kill left behind
-    target.symlink_to(source.resolve())
+    target.symlink_to(_real(source))
+
+
+def _real(source: Source) -> Path:
+    if not isinstance(source, Path):
+        raise HfgdError(
+            f"--link needs images that are files, and '{source}' is packed; unpack it, or leave "
+            "--link out."
+        )
+    return source.resolve()
