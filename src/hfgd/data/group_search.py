@@ -3,22 +3,29 @@
 import numpy as np
 import numpy.typing as npt
 
-STARTS = 16  # random beginnings of the search
+STARTS = (
+    16  # random beginnings of the search; fewer where there are so many groups that all are good
+)
+MANY = 500
+FEW = 12  # groups, of which all ways are tried
+LEAST = 1e-12  # what a step must gain, against going in circles
 Table = npt.NDArray[np.float64]
 
 
 def choose(pixels: np.ndarray, images: np.ndarray, val: float, seed: int) -> np.ndarray:
-    """Which of G groups are val, bool (G,): the best of some searches from random beginnings.
+    """Which of G groups are val, bool (G,): the best of all ways, or of some searches.
 
     ``pixels``: (G, K) by class; ``images``: (G,). Neither side is empty.
     """
     shares = share_table(pixels, images)
+    if len(images) <= FEW:
+        return _best_of_all(shares, val)
     rng = np.random.default_rng(seed)
     best, lowest = np.zeros(len(images), dtype=bool), np.inf
-    for _ in range(STARTS):
+    for _ in range(STARTS if len(images) <= MANY else 2):
         found = _improve(shares, val, _begin(shares, val, rng))
         price = cost(shares, found, val)
-        if price < lowest - 1e-12:
+        if price < lowest - LEAST:
             best, lowest = found, price
     return best
 
@@ -39,6 +46,14 @@ def cost(shares: Table, chosen: np.ndarray, val: float) -> float:
     return float(((shares[chosen].sum(axis=0) - val * shares.sum(axis=0)) ** 2).sum())
 
 
+def _best_of_all(shares: Table, val: float) -> np.ndarray:
+    count = len(shares)
+    ways = np.arange(1, 2**count - 1)[:, None] >> np.arange(count) & 1  # neither none nor all
+    misses = ways @ shares - val * shares.sum(axis=0)
+    best: np.ndarray = ways[np.argmin((misses**2).sum(axis=1))] == 1
+    return best
+
+
 def _begin(shares: Table, val: float, rng: np.random.Generator) -> np.ndarray:
     """Groups in random order until the share of images is reached; at least one on each side."""
     order = rng.permutation(len(shares))
@@ -50,7 +65,7 @@ def _begin(shares: Table, val: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _improve(shares: Table, val: float, chosen: np.ndarray) -> np.ndarray:
-    """Move one group, or exchange two, as long as that brings the shares nearer."""
+    """Move one group, or else exchange two, as long as that brings the shares nearer."""
     target = val * shares.sum(axis=0)
     squares = (shares**2).sum(axis=1)
     while True:
@@ -61,17 +76,18 @@ def _improve(shares: Table, val: float, chosen: np.ndarray) -> np.ndarray:
             moves[chosen] = np.inf
         if (~chosen).sum() == 1:
             moves[~chosen] = np.inf
+        move = int(np.argmin(moves))
+        chosen = chosen.copy()
+        if moves[move] < -LEAST:
+            chosen[move] = not chosen[move]
+            continue
         ours, theirs = np.flatnonzero(chosen), np.flatnonzero(~chosen)
         swaps = _exchanges(shares, squares, miss, ours, theirs)
-        move, swap = int(np.argmin(moves)), int(np.argmin(swaps))
-        if min(moves[move], swaps.flat[swap]) > -1e-12:
+        swap = int(np.argmin(swaps))
+        if swaps.flat[swap] > -LEAST:
             return chosen
-        chosen = chosen.copy()
-        if moves[move] <= swaps.flat[swap]:
-            chosen[move] = not chosen[move]
-        else:
-            out, into = divmod(swap, len(theirs))
-            chosen[ours[out]], chosen[theirs[into]] = False, True
+        out, into = divmod(swap, len(theirs))
+        chosen[ours[out]], chosen[theirs[into]] = False, True
 
 
 def _exchanges(
