@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from hfgd.data.formats.coco_panoptic import segments_to_classes
 from hfgd.data.formats.cvat import parse_labelmap
@@ -89,6 +89,16 @@ def test_polygons_that_share_an_edge_neither_overlap_nor_leave_a_gap(seed):
     )
     assert not (left_half & right_half).any()
     assert np.array_equal(left_half | right_half, both)
+
+
+def test_two_polygons_of_pil_share_their_outline():
+    """What LabelMe draws with; here is why another rasteriser was taken."""
+    halves = []
+    for corner in ((4, 18), (18, 4)):
+        picture = Image.new("1", (24, 24))
+        ImageDraw.Draw(picture).polygon([(4, 4), (18, 18), corner], outline=1, fill=1)
+        halves.append(np.asarray(picture))
+    assert (halves[0] & halves[1]).sum() >= 15
 
 
 def test_two_points_enclose_nothing_and_four_numbers_are_no_box():

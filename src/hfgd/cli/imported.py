@@ -21,7 +21,9 @@ def print_import(report: "ImportReport") -> None:
     console.print(_table(report))
     total = max(1, int(report.pixels.sum()))
     share = 100 * report.unlabelled_pixels / total
-    became = "ignored" if report.unlabelled == "ignore" else f"'{report.unlabelled}'"
+    became = f"'{report.unlabelled}'"
+    if report.unlabelled == "ignore":
+        became = "ignored (--unlabelled background makes them a class)"
     console.print(f"unlabelled: {share:.2f} % of the pixels; they became {became}", markup=False)
     console.print(_overlaps(report), markup=False)
     for note in report.notes:
@@ -57,8 +59,8 @@ def _overlaps(report: "ImportReport") -> str:
         for (above, below), pixels in report.overlaps.most_common(PAIRS)
     )
     return (
-        f"overlaps: {report.contested:,} pixels in {report.contested_images:,} images; on top is "
-        f"the {report.rule} shape (--on-overlap): {pairs}"
+        f"overlaps: pixels of several classes {report.contested:,}, images with such "
+        f"{report.contested_images:,}; on top is the {report.rule} shape (--on-overlap): {pairs}"
     )
 
 
