@@ -2,7 +2,10 @@
 
 import hashlib
 import shutil
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,13 +270,41 @@ def test_auto_refuses_two_formats_and_none(tmp_path):
         import_data(tmp_path / "empty", tmp_path / "out2")
 
 
+def test_a_named_file_finds_its_images(tmp_path, monkeypatch):
+    """Beside it, or beside the folder annotations in which it lies, wherever one stands."""
+    root = built(tmp_path, "coco")
+    report = import_data(root / "annotations/instances_train.json", tmp_path / "out")
+    assert report.splits == {"train": 2, "val": 1}
+    monkeypatch.chdir(root / "annotations")
+    assert import_data(Path("instances_val.json"), tmp_path / "val").splits == {"val": 1}
+    assert digests(tmp_path / "val/labels")
+    BUILDERS["labelme"](tmp_path / "lm", pictures())
+    one = import_data(tmp_path / "lm/train/shot0.json", tmp_path / "one")
+    assert one.splits == {"train": 1}
+
+
+def test_an_out_that_cannot_be_a_folder(tmp_path, run):
+    root = built(tmp_path, "labelme")
+    (tmp_path / "file").write_text("")
+    for out in ("file", "file/x"):
+        code, _, err = run("data", "import", root, "--out", tmp_path / out)
+        assert code == 2
+        assert "cannot be made a folder" in err
+
+
+def test_importing_needs_no_torch(tmp_path):
+    """It takes seconds to load."""
+    code = "import sys, hfgd.data.importer; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_auto_knows_an_ordinary_data_folder_and_the_own_names(folder, tmp_path):
     with pytest.raises(HfgdError, match="is an ordinary data folder already"):
         import_data(folder, tmp_path / "out")
     with pytest.raises(HfgdError, match="no format named 'labelmee'; did you mean 'labelme'"):
         import_data(folder, tmp_path / "out", Rules(format="labelmee"))
     with pytest.raises(HfgdError, match="there is no 'nowhere'"):
-        import_data(tmp_path.relative_to(tmp_path) / "nowhere", tmp_path / "out")
+        import_data(Path("nowhere"), tmp_path / "out")
 
 
 # ---- EXIF -----------------------------------------------------------------------------------

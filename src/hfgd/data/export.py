@@ -2,19 +2,22 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from PIL import Image
 
 from hfgd.data.classes import IGNORE, ClassSet
-from hfgd.data.dataset import SegDataset
 from hfgd.data.draw import palette_image
 from hfgd.errors import HfgdError
 from hfgd.files import write_text
 
+if TYPE_CHECKING:  # it needs torch, which takes seconds to import
+    from hfgd.data.dataset import SegDataset
+
 
 def export(
-    splits: Mapping[str, SegDataset],
+    splits: "Mapping[str, SegDataset]",
     out: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:

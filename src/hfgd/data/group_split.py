@@ -21,7 +21,7 @@ from hfgd.data.archive import Source
 from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.data.folder import FolderData, FolderDataset
 from hfgd.data.group_search import choose
-from hfgd.data.import_files import is_there, put_file, refuse_others
+from hfgd.data.import_files import is_there, make_folders, put_file, refuse_others
 from hfgd.errors import HfgdError
 from hfgd.files import write_text
 
@@ -213,8 +213,7 @@ def _write(
     if done and any(target.exists() for _, target in todo):
         changed = next(target for _, target in todo if target.exists())
         raise HfgdError(f"'{changed}' is not what would be written; choose another --out.")
-    for folder in {target.parent for _, target in todo}:
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folders(out, (target for _, target in todo))
     for source, path in todo:
         put_file(source, path, link)
     if not done:

@@ -5,6 +5,7 @@ import io
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -112,6 +113,18 @@ def refuse_others(out: Path, mine: set[Path]) -> None:
                     f"'{path}' is not of this run (another source, split or seed?); choose another "
                     "--out, or remove it."
                 )
+
+
+def make_folders(out: Path, files: Iterable[Path]) -> None:
+    """The folders of all files to write. Raises HfgdError where ``out`` cannot be a folder."""
+    try:
+        for folder in {path.parent for path in files}:
+            folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        raise HfgdError(
+            f"--out '{out}' cannot be made a folder ({error.strerror}: '{error.filename}'); choose "
+            "another place."
+        ) from error
 
 
 def write_pair(plan: Plan, job: Job) -> Outcome:

@@ -22,7 +22,15 @@ from hfgd.data.export import write_data_yaml
 from hfgd.data.formats import Annotations, Tree, find_format
 from hfgd.data.formats.base import IGNORED, UNLABELLED, Annotated, counted
 from hfgd.data.images import Pixels
-from hfgd.data.import_files import Job, Plan, Rules, job_of, refuse_foreign, write_pair
+from hfgd.data.import_files import (
+    Job,
+    Plan,
+    Rules,
+    job_of,
+    make_folders,
+    refuse_foreign,
+    write_pair,
+)
 from hfgd.errors import HfgdError, unknown
 
 Progress = Callable[[int, int], None]
@@ -155,8 +163,7 @@ def _run(
 ) -> None:
     turned = Counter[str]()
     empty = 0
-    for folder in {path.parent for job in jobs for path in (job.image, job.label)}:
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folders(plan.out, (path for job in jobs for path in (job.image, job.label)))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done, outcome in enumerate(pool.map(partial(write_pair, plan), jobs), 1):
             counts = outcome.counts

@@ -14,6 +14,7 @@ from hfgd.data.archive import Source, list_files, read_bytes
 from hfgd.data.images import IMAGE_SUFFIXES
 from hfgd.errors import HfgdError
 
+ANNOTATIONS = ("annotation", "annotations", "ann", "labels")  # folders that hold no images
 LOOKED_AT = 100  # JSON files that are opened to find out a format
 SPLITS = {
     "train": ("train", "training", "trn"),
@@ -42,8 +43,8 @@ class Tree:
         elif path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
             files = list_files(path)
         else:
-            self.given, self.root = path.name, path.parent
-            files = list_files(path.parent, zips=False, skip=skip)
+            self.given, self.root = _around(path)
+            files = list_files(self.root, zips=False, skip=skip)
         self.files = {name: files[name] for name in sorted(files, key=_depth) if _counts(name)}
         self.broken: HfgdError | None = None
         self._jsons: dict[str, Any] = {}
@@ -148,7 +149,7 @@ class Tree:
             )
         raise HfgdError(
             f"{place} names the image '{name}', and there is no such image below '{self.root}'; "
-            "put the images there."
+            "put the images there, or give the folder that holds both."
         )
 
     @cached_property
@@ -210,6 +211,14 @@ def split_of_word(word: str) -> str | None:
     """train, val or test, for a word that means one of them: 'valid', 'train2017'."""
     bare = re.sub(r"\d+$", "", word.lower())
     return next((split for split, words in SPLITS.items() if bare in words), None)
+
+
+def _around(path: Path) -> tuple[str, Path]:
+    """The folder in which a named file's images are looked for, and the file's path below it."""
+    folder = path.resolve().parent
+    if folder.name.lower() in ANNOTATIONS:  # its images lie beside that folder
+        return f"{folder.name}/{path.name}", folder.parent
+    return path.name, path.parent
 
 
 def _depth(name: str) -> tuple[int, str]:
