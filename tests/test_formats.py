@@ -352,6 +352,26 @@ def test_labels_follow_the_image_that_exif_turns(tmp_path, orientation, of):
     assert ("look at one" in notes) == (not sideways)
 
 
+def test_annotations_that_state_no_size_are_taken_as_upright_and_told(tmp_path):
+    """YOLO's shares fit both ways; Ultralytics reads images upright."""
+    shot = pictures(1)[0]._replace(split="train", blocks=[Block("car", 0, 0, 20, 24)])
+    root = built(tmp_path, "ultralytics", [shot, shot._replace(name="shot1", split="val")])
+    turned(root / "images/train/shot0.png", 6)
+    report = import_data(root, tmp_path / "out")
+    label = labels(tmp_path / "out")[0]["shot0"]
+    assert label.shape == (40, 24)
+    assert (label[:, :12] == 1).all()
+    assert not label[:, 12:].any()
+    assert "look at one" in " ".join(report.notes)
+
+
+def test_a_split_that_is_missing_is_told(tmp_path):
+    shots = [shot._replace(split="val") for shot in pictures()]
+    report = import_data(built(tmp_path, "roboflow", shots), tmp_path / "out")
+    assert report.splits == {"val": 4}
+    assert "there is no split 'train'; training needs train and val" in report.notes
+
+
 def test_sizes_that_fit_neither_way_are_refused(tmp_path):
     root = built(tmp_path, "coco")
     Image.new("RGB", (41, 24)).save(root / "train/shot1.png")

@@ -90,6 +90,9 @@ def import_data(
         Counter(int(table[shape.class_index]) for item in found.items for shape in item.shapes),
         notes=list(found.notes),
     )
+    for split in ("train", "val"):
+        if split not in report.splits:
+            report.notes.append(f"there is no split '{split}'; training needs train and val")
     _run(jobs, plan, report, found.classes, progress)
     if not plan.done:
         write_data_yaml(classes, out)

@@ -122,5 +122,5 @@ def _turn(painted: Painted, header: Header, stated: Size, item: Annotated) -> No
     if stated != upright(header):
         turned = Image.fromarray(painted.label).transpose(TURNS[header.orientation])
         painted.label, painted.turned = np.asarray(turned), "stored"
-    elif stated == header.size:
+    elif stated == header.size or (item.size is None and item.label is None):
         painted.turned = "unsure"

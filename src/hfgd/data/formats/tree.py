@@ -69,6 +69,8 @@ class Tree:
             return read_bytes(self.files[name]).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise HfgdError(f"{self.place(name)} is no text in UTF-8 ({error.reason}).") from error
+        except OSError as error:
+            raise HfgdError(f"{self.place(name)} cannot be read ({error.strerror}).") from error
 
     def json(self, name: str, keep: bool = True) -> Any:
         """The content of a JSON file, read once, or once more where it is not kept.
