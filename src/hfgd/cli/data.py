@@ -13,7 +13,9 @@ from hfgd.cli.table import show
 if TYPE_CHECKING:
     from hfgd.data.check import CheckReport, SplitReport
 
-app = typer.Typer(no_args_is_help=True, help="Check a data folder; write a data set out.")
+app = typer.Typer(
+    no_args_is_help=True, help="Bring, check, split a data folder; write a data set out."
+)
 
 
 @app.command()
@@ -36,6 +38,88 @@ def check(
         report = check_folder(data, lambda done, _: progress.update(done))
     _print(report)
     raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command("import")
+def import_(
+    path: Annotated[
+        Path, typer.Argument(help="What the annotation tool wrote: folder, zip, file.")
+    ],
+    out: Annotated[Path, typer.Option(help="The data folder to write; may be half done.")],
+    format: Annotated[
+        str, typer.Option(help="coco, labelme, cvat, …; auto says which it takes, and why.")
+    ] = "auto",
+    split: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of train, where the source has no splits."),
+    ] = 0.8,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws another split.")] = 0,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(
+            help="What pixels that nobody labelled become: ignore, background, or a class; "
+            "the format's own rule by default."
+        ),
+    ] = None,
+    on_overlap: Annotated[
+        Literal["last", "first", "smallest"],
+        typer.Option(help="Which of several shapes of different classes has a pixel."),
+    ] = "last",
+    link: Annotated[
+        bool, typer.Option("--link", help="Link the images, do not copy them.")
+    ] = False,
+) -> None:
+    """Make a data folder of COCO, LabelMe, CVAT, Label Studio, … files; can be resumed."""
+    from hfgd.cli.imported import print_import
+    from hfgd.data.import_files import Rules
+    from hfgd.data.importer import import_data
+    from hfgd.progress import Progress
+
+    rules = Rules(format, split, seed, unlabelled, on_overlap, link)
+    with Progress("importing", 1) as progress:
+
+        def tell(done: int, total: int) -> None:
+            progress.total = total
+            progress.update(done)
+
+        report = import_data(path, out, rules, tell)
+    print_import(report)
+    print(f"next: hfgd data check {out}")
+
+
+@app.command()
+def split(
+    folder: Annotated[Path, typer.Argument(help="A data folder; it is not changed.")],
+    by: Annotated[
+        str,
+        typer.Option(
+            help="What belongs together: a regular expression on the names, whose group is the "
+            "key, e.g. '^(video[0-9]+)_'; or a csv with name,group."
+        ),
+    ],
+    val: Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of val.")] = 0.2,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed searches elsewhere.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="The data folder to write; FOLDER-split by default.")
+    ] = None,
+    link: Annotated[bool, typer.Option("--link", help="Link the files, do not copy them.")] = False,
+) -> None:
+    """Deal train and val out anew by whole groups, with like shares of every class in both."""
+    from hfgd.cli.imported import print_split
+    from hfgd.data.group_split import split_folder
+    from hfgd.progress import Progress
+
+    target = out or folder.with_name(f"{folder.resolve().name}-split")
+    with Progress("counting", 1) as progress:
+
+        def tell(done: int, total: int) -> None:
+            progress.total = total
+            progress.update(done)
+
+        outcome = split_folder(folder, by, target, val, seed, link, tell)
+    print_split(outcome)
+    print(f"written: {target}")
+    print(f"next:    hfgd data check {target}")
 
 
 @app.command()

@@ -1,9 +1,10 @@
-"""Files of a data set wherever they lie: in folders, or in zip archives that were never unpacked."""
+"""Files of a data set wherever they lie: in folders, in zip archives, or packed in another file."""
 
 import io
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -26,13 +27,27 @@ class Entry(NamedTuple):
         return f"{self.archive}:{self.member}"
 
 
-Source = Path | Entry
+@dataclass(frozen=True)
+class Packed:
+    """A file that another one holds: a cell of a table, a base64 text. ``place`` says which."""
+
+    place: str
+    name: str
+    read: Callable[[], bytes]
+
+    def __str__(self) -> str:
+        return self.place
+
+
+Source = Path | Entry | Packed
 
 
 def opened(source: Source) -> "Path | io.BytesIO":
     """What PIL can open. Raises HfgdError for a damaged archive."""
     if isinstance(source, Path):
         return source
+    if isinstance(source, Packed):
+        return io.BytesIO(source.read())
     try:
         return io.BytesIO(_archive(source.archive, os.getpid()).read(source.member))
     except (zipfile.BadZipFile, KeyError, OSError, EOFError) as error:
@@ -48,32 +63,40 @@ def _archive(path: Path, process: int) -> zipfile.ZipFile:
         raise HfgdError(f"'{path}' is no readable zip archive ({error}).") from error
 
 
-def list_files(root: Path) -> dict[str, Source]:
+def read_bytes(source: Source) -> bytes:
+    """All bytes of a file. Raises HfgdError for a damaged archive, OSError for a missing file."""
+    handle = opened(source)
+    return handle.read_bytes() if isinstance(handle, Path) else handle.getvalue()
+
+
+def list_files(root: Path, zips: bool = True, skip: Path | None = None) -> dict[str, Source]:
     """Every file below a folder, and every file in the zips that lie in it, by relative path.
 
-    ``root`` may itself be a zip. A file beats a zip's member of the same path.
+    ``root`` may itself be a zip. A file beats a zip's member of the same path. ``skip``: a folder
+    that is not looked into.
     """
     if root.is_file():
         return _members(root)
     if not root.is_dir():
         raise HfgdError(f"there is no data folder '{root}'.")
     files: dict[str, Source] = {}
-    for archive in sorted(root.glob("*.zip")):
+    for archive in sorted(root.glob("*.zip")) if zips else ():
         files |= _members(archive)
-    return files | {path.relative_to(root).as_posix(): path for path in files_below(root)}
+    return files | {path.relative_to(root).as_posix(): path for path in files_below(root, skip)}
 
 
-def files_below(folder: Path) -> list[Path]:
+def files_below(folder: Path, skip: Path | None = None) -> list[Path]:
     """Every file below a folder, in order of its path. Links are followed, to folders too.
 
     A link back to a folder that it lies in is not entered again. A link to nothing counts as a
-    file, so that reading it names it.
+    file, so that reading it names it. ``skip``: a folder that is not looked into.
     """
-    return sorted(map(Path, _walk(str(folder), ())))
+    passed = () if skip is None else (os.path.realpath(skip),)
+    return sorted(map(Path, _walk(str(folder), passed)))
 
 
 def _walk(folder: str, above: tuple[str, ...]) -> Iterator[str]:
-    """``above``: the real paths of the folders on the way here."""
+    """``above``: the real paths of the folders on the way here, and of what is passed over."""
     here = os.path.realpath(folder)
     if here in above:
         return

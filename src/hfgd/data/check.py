@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from hfgd.data.archive import Source
 from hfgd.data.classes import IGNORE, ClassSet
+from hfgd.data.duplicates import Print, describe, fingerprint, twins
 from hfgd.data.folder import PairedFiles
 from hfgd.data.images import read_image
 from hfgd.data.label_map import LabelMap
@@ -57,6 +59,7 @@ def check_folder(
     total = sum(len(data.files(split)[0]) for split in splits)
     done = 0
     reports = []
+    prints: dict[str, dict[str, Print]] = {split: {} for split in splits}
     for split in splits:
         report = _check_split(data, split)
         images, labels = data.files(split)
@@ -68,7 +71,9 @@ def check_folder(
             return _read_pair(images[name], labels[name], data.label_map, len(data.classes))
 
         with ThreadPoolExecutor() as pool:
-            for outcome in pool.map(read, names):
+            for name, outcome in zip(names, pool.map(read, names), strict=True):
+                if outcome.print is not None:
+                    prints[split][name] = outcome.print
                 report.problems += outcome.problems
                 if outcome.pixels is not None:
                     report.pixels += outcome.pixels
@@ -80,6 +85,10 @@ def check_folder(
                     progress(done, total)
         _judge(report, data.classes)
         reports.append(report)
+    for (one, _), (other, report) in combinations(
+        sorted(zip(splits, reports, strict=True), key=_training_first), 2
+    ):
+        report.remarks += describe(one, other, twins(prints[one], prints[other]))
     return CheckReport(data.root, data.classes, reports)
 
 
@@ -90,6 +99,7 @@ class _Read:
     problems: list[str]
     pixels: np.ndarray | None = None
     size: tuple[int, int] | None = None
+    print: Print | None = None
 
 
 def _check_split(data: PairedFiles, split: str) -> SplitReport:
@@ -111,7 +121,8 @@ def _check_split(data: PairedFiles, split: str) -> SplitReport:
 def _read_pair(image_path: Source, label_path: Source, label_map: LabelMap, count: int) -> _Read:
     result = _Read([])
     try:
-        result.size = read_image(image_path).shape[:2]  # the whole file: headers can be fine
+        pixels = read_image(image_path)  # the whole file: headers can be fine
+        result.size, result.print = pixels.shape[:2], fingerprint(pixels)
     except HfgdError as error:
         result.problems.append(str(error))
     try:
@@ -143,3 +154,7 @@ def _judge(report: SplitReport, classes: ClassSet) -> None:
         report.remarks.append(f"classes that never occur in '{report.split}': {', '.join(absent)}")
     if report.pixels[:-1].sum() == 0:
         report.problems.append(f"split '{report.split}' has no labelled pixel")
+
+
+def _training_first(split: tuple[str, SplitReport]) -> tuple[bool, str]:
+    return split[0] != "train", split[0]

@@ -2,19 +2,22 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from PIL import Image
 
 from hfgd.data.classes import IGNORE, ClassSet
-from hfgd.data.dataset import SegDataset
 from hfgd.data.draw import palette_image
 from hfgd.errors import HfgdError
 from hfgd.files import write_text
 
+if TYPE_CHECKING:  # it needs torch, which takes seconds to import
+    from hfgd.data.dataset import SegDataset
+
 
 def export(
-    splits: Mapping[str, SegDataset],
+    splits: "Mapping[str, SegDataset]",
     out: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -45,13 +48,18 @@ def _save(picture: Image.Image, path: Path) -> None:
     picture.save(path)
 
 
-def write_data_yaml(classes: ClassSet, out: Path) -> Path:
+def data_yaml_text(classes: ClassSet) -> str:
     """The data.yaml of label files that hold class indices and 255 = ignore."""
     content = {
         "classes": list(classes.names),
         "colours": {n: list(c) for n, c in zip(classes.names, classes.palette, strict=True)},
         "label_map": dict(enumerate(classes.names)) | {IGNORE: "ignore"},
     }
+    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
+
+
+def write_data_yaml(classes: ClassSet, out: Path) -> Path:
+    """Write that data.yaml into a data folder; returns its path."""
     path = out / "data.yaml"
-    write_text(path, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+    write_text(path, data_yaml_text(classes))
     return path

@@ -4,7 +4,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ from hfgd.data.archive import Source, files_below, opened
 from hfgd.errors import HfgdError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+DEEP = ("I", "F", "I;16", "I;16B", "I;16L")  # modes with more than 8 bits a channel
+EXIF_ORIENTATION = 0x0112
 Pixels = npt.NDArray[np.uint8]
 Ids = npt.NDArray[Any]  # whole numbers
 T = TypeVar("T")
@@ -84,6 +86,26 @@ def read_label(path: Source, colours: bool) -> Ids:
     return _read(path, "label", values)
 
 
+class Header(NamedTuple):
+    """What a file says of its image before the pixels: ``size`` is height and width as stored."""
+
+    mode: str
+    size: tuple[int, int]
+    orientation: int  # EXIF: 1 as stored, 5 to 8 swap height and width
+    palette: list[int] | None
+
+
+def read_header(path: Source) -> Header:
+    """Mode, stored size, EXIF orientation and palette of an image; raises as ``read_image``."""
+
+    def header(image: Image.Image) -> Header:
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        size = (image.height, image.width)
+        return Header(image.mode, size, orientation, image.getpalette())
+
+    return _read(path, "image", header)
+
+
 def _rgb(image: Image.Image, name: str) -> Pixels:
     _refuse_deep(image, name)
     return np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
@@ -93,7 +115,7 @@ def _refuse_deep(image: Image.Image, name: str) -> None:
     """Refuse what would lose bits. Of 16-bit colours PIL keeps the upper 8 and says nothing, so the
     file's own header is asked, which a picture has until its pixels are loaded.
     """
-    deep = image.mode in ("I", "F", "I;16", "I;16B", "I;16L")
+    deep = image.mode in DEEP
     if isinstance(image, TiffImageFile):
         deep |= max(image.tag_v2.get(BITSPERSAMPLE, (8,))) > 8
     if isinstance(image, PngImageFile) and image.tile:

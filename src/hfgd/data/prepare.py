@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hfgd.data.archive import Source, list_files, opened
+from hfgd.data.archive import Source, list_files, opened, read_bytes
 from hfgd.data.classes import IGNORE
 from hfgd.data.draw import palette_image
 from hfgd.data.export import write_data_yaml
@@ -26,6 +26,7 @@ from hfgd.data.images import Ids, Pixels, read_label
 from hfgd.data.known import KNOWN
 from hfgd.data.known.coco_stuff import RAW_IDS
 from hfgd.data.known.pascal_context import CLASSES_459, SYNONYMS
+from hfgd.data.rle import decode_mask
 from hfgd.errors import HfgdError, unknown
 from hfgd.files import write_whole
 
@@ -138,7 +139,7 @@ def _table_by_name(source: Path, files: dict[str, Source]) -> dict[int, int]:
         raise HfgdError(f"'{source}' has 59_context_labels but no 59_labels.txt to name its ids.")
     names = KNOWN["pascal_context"].classes.names
     table = {}
-    for number, text in re.findall(r"(\d+)\s*:\s*([\w ]+)", _bytes(found[0]).decode()):
+    for number, text in re.findall(r"(\d+)\s*:\s*([\w ]+)", read_bytes(found[0]).decode()):
         name = SYNONYMS.get(text.strip(), text.strip())
         if name not in names:
             raise HfgdError(f"'{found[0]}': {unknown('class', name, names)}")
@@ -151,7 +152,7 @@ def _table_by_name(source: Path, files: dict[str, Source]) -> dict[int, int]:
 def _json_jobs(source: Source, images: dict[str, Source], table: dict[int, int]) -> list[Job]:
     """The merged annotation file: run-length masks of 459 categories, and the split itself."""
     try:
-        content = json.loads(_bytes(source))
+        content = json.loads(read_bytes(source))
         regions: dict[Any, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
         for region in content["annos_segmentation"]:
             item = (int(region["category_id"]), region["segmentation"])
@@ -187,37 +188,6 @@ def decode_regions(
             raise HfgdError(f"a mask of image '{name}' is {inside.shape}, the image {ids.shape}.")
         ids[inside] = category
     return ids
-
-
-def decode_mask(mask: dict[str, Any]) -> "np.ndarray":
-    """COCO's run-length encoding → bool (H, W): runs down the columns, zeros first.
-
-    ``counts`` are plain numbers, or COCO's text: five bits a character, each run after the third
-    as the difference to the one before the last.
-    """
-    height, width = mask["size"]
-    counts = mask["counts"]
-    if isinstance(counts, str | bytes):
-        counts = _runs(counts if isinstance(counts, bytes) else counts.encode())
-    flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-    if len(flat) != height * width:
-        raise HfgdError(f"a run-length mask covers {len(flat)} pixels instead of {height * width}.")
-    return flat.reshape((height, width), order="F")
-
-
-def _runs(text: bytes) -> list[int]:
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = character - 48
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if not bits & 0x20:  # the last character of this number; bit 4 is its sign
-            if bits & 0x10:
-                value -= 1 << shift
-            runs.append(value + runs[-2] if len(runs) > 2 else value)
-            value = shift = 0
-    return runs
 
 
 # ---- COCO-Stuff 10k -------------------------------------------------------------------------
@@ -259,7 +229,7 @@ def _split_jobs(
         found = sorted(path for path in files if re.search(rf"{pattern}$", path))
         if not found:
             raise HfgdError(f"'{source}' has no {split} list (train.txt, val.txt); put one there.")
-        for line in _bytes(files[found[0]]).decode().splitlines():
+        for line in read_bytes(files[found[0]]).decode().splitlines():
             name = Path(line.split()[0]).stem if line.strip() else ""
             if not name:
                 continue
@@ -278,7 +248,7 @@ def read_mat(source: Source, key: str) -> Ids:
     from scipy.io.matlab import MatReadError
 
     try:
-        return np.asarray(loadmat(io.BytesIO(_bytes(source)))[key], dtype=np.int64)
+        return np.asarray(loadmat(io.BytesIO(read_bytes(source)))[key], dtype=np.int64)
     except (MatReadError, KeyError, ValueError, TypeError, OSError, NotImplementedError) as error:
         raise HfgdError(f"'{source}' is no MATLAB file with a matrix '{key}' ({error}).") from error
 
@@ -291,8 +261,3 @@ def _find(files: dict[str, Source], pattern: str) -> dict[str, Source]:
     compiled = re.compile(rf"(?:^|/){pattern}$")
     matches = ((compiled.search(path), source) for path, source in files.items())
     return {m["key"]: source for m, source in matches if m}
-
-
-def _bytes(source: Source) -> bytes:
-    handle = opened(source)
-    return handle.read_bytes() if isinstance(handle, Path) else handle.getvalue()

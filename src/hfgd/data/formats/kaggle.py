@@ -1,0 +1,164 @@
+"""Kaggle's run-length csv: an image a row and 'start length start length …', down the columns from 1.
+
+The forms of Severstal, Airbus, clouds, TGS salt and HuBMAP: a column of images, one of runs, and a
+class in a column of its own or behind the image's name ('x.jpg_3'). Competitions that count along
+the rows instead ('segmentation', 'annotation') are refused by their column's name.
+"""
+
+import csv
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterator
+
+from hfgd.data.formats.base import (
+    Annotated,
+    Annotations,
+    Format,
+    Shape,
+    class_names,
+    counted,
+    shown,
+    size_of,
+)
+from hfgd.data.formats.regions import Spans
+from hfgd.data.formats.tree import Tree, split_of_file, without_suffix
+from hfgd.data.images import IMAGE_SUFFIXES
+from hfgd.errors import HfgdError
+
+IMAGES = ("imageid", "image_id", "id", "image", "img", "img_id", "filename", "file_name")
+JOINED = ("imageid_classid", "image_label", "image_class")
+RUNS = ("encodedpixels", "rle", "rle_mask", "rle_encoding", "encoding", "encoded_pixels")
+ROWWISE = ("segmentation", "annotation")
+CLASSES = ("classid", "class_id", "class", "label", "category")
+ONLY_CLASS = "foreground"
+
+
+def sniff(tree: Tree) -> str | None:
+    """Why it looks like Kaggle's csv."""
+    for path in tree.candidates(".csv"):
+        header = _header(tree, path)
+        if any(n in RUNS for n in header) and any(n in (*IMAGES, *JOINED) for n in header):
+            return f"{tree.place(path)} has a column of images and one of run lengths"
+    return None
+
+
+def read(tree: Tree) -> Annotations:
+    """Every image that the csv names; what no run covers is background."""
+    path = _chosen(tree)
+    place = tree.place(path)
+    found: dict[str, list[tuple[str, Spans, str]]] = defaultdict(list)
+    sizes: dict[str, tuple[int, int] | None] = {}
+    classes: set[str] = set()
+    for line, row in _rows(tree, path):
+        where = f"{place}: line {line}"
+        image, label = _image_and_class(row, where)
+        sizes[image] = size_of({k: v or None for k, v in row.items()}, "height", "width", where)
+        text = next(row[key] for key in RUNS if key in row).strip()
+        masks = found[image]
+        if label:
+            classes.add(label)
+        if text in ("", "-1"):
+            continue  # nothing of that class in the image
+        if not label:
+            raise HfgdError(f"{where} has run lengths and no class.")
+        masks.append((label, parse_runs(text, where), where))
+    names = class_names(sorted(classes, key=_numbers_first), place)
+    split = split_of_file(path)
+    items = []
+    for image, rows in found.items():
+        stem = posixpath.splitext(image)[1].lower() not in IMAGE_SUFFIXES
+        source = tree.source(tree.image(image, place, split=split, stem=stem))
+        shapes = tuple(Shape(names.index(label), runs, where) for label, runs, where in rows)
+        name = image if stem else without_suffix(image)
+        items.append(Annotated(name, source, place, sizes[image], split, shapes))
+    empty = sum(not item.shapes for item in items)
+    notes = [f"{counted(empty, 'image')} without any mask: all background"] if empty else []
+    rest = len(tree.images) - len(items)
+    notes += [f"{counted(rest, 'image')} that the csv does not name left out"] if rest else []
+    return Annotations(names, items, unlabelled="background", notes=notes)
+
+
+def parse_runs(text: str, place: str) -> Spans:
+    """'1 3 10 5' → pixels 1 to 3 and 10 to 14."""
+    words = text.split()
+    if len(words) % 2 or not all(word.isdecimal() for word in words):
+        raise HfgdError(
+            f"{place}: the run lengths {shown(text)} are no pairs of whole numbers 'start length'."
+        )
+    values = [int(word) for word in words]
+    return Spans(tuple(zip(values[::2], values[1::2], strict=True)))
+
+
+def _image_and_class(row: dict[str, str], where: str) -> tuple[str, str]:
+    joined = next((row[key] for key in JOINED if key in row), None)
+    if joined is not None:
+        image, stroke, label = joined.rpartition("_")
+        if not stroke:
+            raise HfgdError(f"{where}: {shown(joined)} is not of the form 'image_class'.")
+        return image, _named(label)
+    image = next(row[key] for key in IMAGES if key in row).strip()
+    if not image:
+        raise HfgdError(f"{where} names no image.")
+    labels = [row[key].strip() for key in CLASSES if key in row]
+    return image, _named(labels[0]) if labels else ONLY_CLASS
+
+
+def _named(label: str) -> str:
+    """Numbers make poor names, but they are all there is."""
+    return f"class {label}" if label.isdecimal() else label
+
+
+def _rows(tree: Tree, path: str) -> Iterator[tuple[int, dict[str, str]]]:
+    lines = tree.text(path).splitlines()
+    csv.field_size_limit(1 << 30)  # masks of large images are long
+    header = _header(tree, path)
+    for number, row in enumerate(csv.reader(lines[1:]), 2):
+        if not row:
+            continue
+        if len(row) != len(header):
+            raise HfgdError(
+                f"{tree.place(path)}: line {number} has {len(row)} columns instead of "
+                f"{len(header)}; it may be cut off."
+            )
+        yield number, dict(zip(header, row, strict=True))
+
+
+def _header(tree: Tree, path: str) -> list[str]:
+    first = tree.text(path).split("\n", 1)[0]
+    return [name.strip().strip('"').lower() for name in first.split(",")]
+
+
+def _chosen(tree: Tree) -> str:
+    good = []
+    for path in tree.candidates(".csv"):
+        header = _header(tree, path)
+        if not any(name in (*IMAGES, *JOINED) for name in header):
+            continue
+        if any(name in RUNS for name in header):
+            good.append(path)
+        elif any(name in ROWWISE for name in header):
+            raise HfgdError(
+                f"{tree.place(path)} has its run lengths in a column of a competition that counts "
+                "along the rows; only those down the columns are read (EncodedPixels, rle)."
+            )
+    if len(good) > 1:
+        # beside the training masks lies a sample of what to submit
+        good = [path for path in good if "sample" not in path.lower()] or good
+    if len(good) == 1:
+        return good[0]
+    if good:
+        raise HfgdError(
+            f"'{tree.root}' has {len(good)} csv files with masks; give the one to import."
+        )
+    raise HfgdError(
+        f"'{tree.root}' has no csv file with a column of images and one of run lengths "
+        "(ImageId, EncodedPixels)."
+    )
+
+
+def _numbers_first(name: str) -> tuple[int, str]:
+    digits = name.removeprefix("class ")
+    return (int(digits), "") if digits.isdecimal() else (1 << 31, name)
+
+
+KAGGLE = Format("kaggle", "Kaggle run-length csv: EncodedPixels", sniff, read)

@@ -1,0 +1,157 @@
+"""What annotation tools draw, as masks: the one rasteriser of every format.
+
+Coordinates are in pixels, x to the right and y down, (0, 0) at the corner of the first pixel, whose
+centre is (0.5, 0.5). Polygons follow COCO's rule for all formats (pycocotools), so that two which
+share an edge neither overlap nor leave a gap; PIL's polygon would count the outline to both.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+from hfgd.data.rle import Mask, decode_mask
+from hfgd.errors import HfgdError
+
+Ring = Sequence[float]  # x, y, x, y, …
+FAR = 4.0  # a point further outside than this many sizes of the image is a mistake
+
+
+class Region(Protocol):
+    """Pixels of an image, however they were written down."""
+
+    def mask(self, height: int, width: int) -> Mask:
+        """The pixels, as bool (H, W). Raises HfgdError for what does not fit the image."""
+
+
+@dataclass(frozen=True)
+class Polygons:
+    """The area inside of any of ``rings`` and of none of ``holes``.
+
+    ``relative``: the numbers are shares of the image's width and height.
+    """
+
+    rings: tuple[Ring, ...]
+    holes: tuple[Ring, ...] = ()
+    relative: bool = False
+
+    def mask(self, height: int, width: int) -> Mask:
+        inside = self._fill(self.rings, height, width)
+        if self.holes:
+            inside &= ~self._fill(self.holes, height, width)
+        return inside
+
+    def _fill(self, rings: tuple[Ring, ...], height: int, width: int) -> Mask:
+        scaled = []
+        for ring in rings:
+            points = np.asarray(ring, dtype=np.float64).reshape(-1, 2)
+            if self.relative:
+                points = points * (width, height)
+            if len(points) < 3:
+                continue  # it encloses nothing, and pycocotools would take four numbers for a box
+            if (np.abs(points) > FAR * max(height, width)).any():
+                raise HfgdError(f"a point lies far outside of the image of {height}×{width}.")
+            scaled.append(points.ravel().tolist())
+        if not scaled:
+            return np.zeros((height, width), dtype=bool)
+        tools = cocotools()
+        runs = tools.merge(tools.frPyObjects(scaled, height, width))
+        return np.asarray(tools.decode(runs), dtype=bool)
+
+
+@dataclass(frozen=True)
+class Ellipse:
+    """Pixels whose centre is within an ellipse; ``angle`` in degrees, clockwise."""
+
+    x: float
+    y: float
+    radius_x: float
+    radius_y: float
+    angle: float = 0.0
+
+    def mask(self, height: int, width: int) -> Mask:
+        if min(self.radius_x, self.radius_y) <= 0:
+            return np.zeros((height, width), dtype=bool)
+        across, down = np.arange(width) + 0.5 - self.x, np.arange(height)[:, None] + 0.5 - self.y
+        cos, sin = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
+        along, beside = across * cos + down * sin, down * cos - across * sin
+        result: Mask = (along / self.radius_x) ** 2 + (beside / self.radius_y) ** 2 <= 1
+        return result
+
+
+@dataclass(frozen=True)
+class Runs:
+    """COCO's run-length encoding: ``size`` and ``counts``."""
+
+    runs: dict[str, Any]
+
+    def mask(self, height: int, width: int) -> Mask:
+        decoded = decode_mask(self.runs)
+        if decoded.shape != (height, width):
+            raise HfgdError(
+                f"the mask is {decoded.shape[0]}×{decoded.shape[1]} (height × width), and its "
+                f"image is {height}×{width}."
+            )
+        return decoded
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Kaggle's run-length encoding: ``spans`` of (first pixel, length), down the columns, from 1."""
+
+    spans: tuple[tuple[int, int], ...]
+
+    def mask(self, height: int, width: int) -> Mask:
+        flat = np.zeros(height * width, dtype=bool)
+        for first, length in self.spans:
+            if first < 1 or length < 1 or first + length - 1 > flat.size:
+                raise HfgdError(
+                    f"the run '{first} {length}' is not within the {flat.size} pixels of an image "
+                    f"of {height}×{width}."
+                )
+            flat[first - 1 : first - 1 + length] = True
+        return flat.reshape((height, width), order="F")
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A small mask, made when it is asked for, and where its corner lies in the image."""
+
+    read: Callable[[], Mask]
+    left: int = 0
+    top: int = 0
+    clip: bool = False  # what sticks out of the image is cut off, and no mistake
+
+    def mask(self, height: int, width: int) -> Mask:
+        patch = self.read()
+        bottom, right = self.top + patch.shape[0], self.left + patch.shape[1]
+        if not self.clip and (min(self.left, self.top) < 0 or bottom > height or right > width):
+            raise HfgdError(
+                f"its mask of {patch.shape[0]}×{patch.shape[1]} at ({self.left}, {self.top}) "
+                f"sticks out of the image of {height}×{width}."
+            )
+        whole = np.zeros((height, width), dtype=bool)
+        top, left = max(self.top, 0), max(self.left, 0)
+        seen = patch[top - self.top : height - self.top, left - self.left : width - self.left]
+        whole[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
+        return whole
+
+
+def box(left: float, top: float, right: float, bottom: float) -> Polygons:
+    """A rectangle, whichever two opposite corners are given."""
+    return Polygons(((left, top, right, top, right, bottom, left, bottom),))
+
+
+def cocotools() -> ModuleType:
+    """pycocotools' masks, or one sentence where it is not installed."""
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise HfgdError(
+            "polygons need pycocotools, which is not installed; pip install 'hfgd[import]'."
+        ) from error
+    module: ModuleType = mask
+    return module
