@@ -35,7 +35,7 @@ ABC = ClassSet.of(["a", "b", "c"])
 def test_the_average_of_a_swin_keeps_its_index_tables():
     """Floating-point tensors are averaged, as a loop of ours does; whole numbers are copied."""
     network = toy(backbone="swin")
-    average = Average(network, 0.75, 0)
+    average = Average(network, 0.9, 0)
     whole = {k for k, v in network.state_dict().items() if not v.is_floating_point()}
     whole |= {k for k, v in network.named_buffers() if not v.is_floating_point()}
     assert any("relative_position_index" in key for key in whole)
@@ -47,7 +47,7 @@ def test_the_average_of_a_swin_keeps_its_index_tables():
         average.after_step(None, type("Module", (), {"network": network}), step + 1)
         for name, parameter in network.named_parameters():
             new = parameter.detach().double()
-            expected[name] = new if step == 0 else 0.75 * expected[name] + 0.25 * new
+            expected[name] = new if step == 0 else 0.9 * expected[name] + 0.1 * new
     theirs = dict(network.named_buffers())
     for name, buffer in average.network.named_buffers():
         if name in whole:
