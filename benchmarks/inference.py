@@ -5,7 +5,8 @@
     python benchmarks/inference.py --predict FOLDER [--recipe hfgd_mobilenetv2] [--limits 20 101]
 
 Comparison: every round runs every variant once, each round beginning with another; times are medians,
-ratios are medians of the rounds' ratios to the first variant. Peers are
+ratios are medians of the rounds' ratios to the first variant. ``--cpu-time`` counts the process's own
+seconds (of all its threads: set OMP_NUM_THREADS=1), which other load hardly moves. Peers are
 segmentation_models_pytorch's, where it is installed. Growth and predict: each point in a process of
 its own, whose peak resident memory the operating system counts. Weights are random, which times are
 not sensitive to. Markdown goes to stdout.
@@ -94,7 +95,7 @@ def make_variants(recipe, classes, device, folder):
     return variants
 
 
-def compare(recipe, size, classes, rounds, device):
+def compare(recipe, size, classes, rounds, device, clock):
     torch.manual_seed(0)
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
     with tempfile.TemporaryDirectory() as folder:
@@ -103,12 +104,13 @@ def compare(recipe, size, classes, rounds, device):
     times = {name: [] for name in names}
     for i in range(rounds + 1):
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            began = time.perf_counter()
+            began = clock()
             labels = variants[name](image)
             if i:  # the first round warms up
-                times[name].append(time.perf_counter() - began)
+                times[name].append(clock() - began)
             assert labels.shape == size
-    print(f"{recipe}, {classes} classes, {size[0]}×{size[1]}, {rounds} rounds, on {device}:\n")
+    print(f"{recipe}, {classes} classes, {size[0]}×{size[1]}, {rounds} rounds, on {device},")
+    print(f"{torch.get_num_threads()} threads, {clock.__name__}:\n")
     print("| variant | ms | ratio | least | most |\n| --- | ---: | ---: | ---: | ---: |")
     for name in names:
         ratios = [a / b for a, b in zip(times[name], times[names[0]], strict=True)]
@@ -274,6 +276,9 @@ def main():
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--predict", type=Path, metavar="FOLDER")
     parser.add_argument("--limits", type=int, nargs="+", default=[20, 101])
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="for a machine with other load on it"
+    )
     arguments = parser.parse_args()
     device, size, recipe = pick_device(None), tuple(arguments.size), arguments.recipe
     if arguments.growth:
@@ -282,7 +287,8 @@ def main():
         classes, rounds = arguments.classes or 11, arguments.rounds or 2
         show_predict(arguments.predict, arguments.limits, recipe, classes, rounds, device)
     else:
-        compare(recipe, size, arguments.classes or 59, arguments.rounds or 5, device)
+        clock = time.process_time if arguments.cpu_time else time.perf_counter
+        compare(recipe, size, arguments.classes or 59, arguments.rounds or 5, device, clock)
 
 
 if __name__ == "__main__":
