@@ -20,10 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from inference import PREDICT_HEAD, predict_one, predict_row
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
-from training import clock, matmul_peak
 
 from hfgd.cost import measure_cost
 from hfgd.data.classes import IGNORE, ClassSet
@@ -38,6 +36,8 @@ from hfgd.recipes import find_recipe
 from hfgd.recipes.named import toy
 from hfgd.resample import restore
 from hfgd.training.optim import make_optimiser
+from inference import PREDICT_HEAD, predict_one, predict_row
+from training import clock, matmul_peak
 
 WAYS = {  # precision, channels last, compiled
     "fp32 (TF32 products)": (False, False, False),

@@ -85,7 +85,7 @@ def test_predict_keeps_folders_orientation_and_goes_on(run, model, tmp_path):
     code, out, err = run("predict", model, source, "--out", tmp_path / "out")
     assert code == 1
     assert "3 images labelled" in out
-    assert "1 could not be read" in err
+    assert "1 could not be labelled" in err
     assert "broken.jpg" in err
     written = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png")}
     assert written == {

@@ -136,7 +136,7 @@ def test_check_and_eval_show_class_names_whole(run, folder, tmp_path):
     for name in names:
         assert re.search(rf"^{re.escape(name)} +25\.000 +2$", out, re.MULTILINE)
     recipe = Recipe(name="toy", model=ModelSpec(backbone=TOYS["test_resnet"], width=16))
-    save_model(build(recipe.model, ClassSet.of(names)), recipe, tmp_path / "model")
+    save_model(build(recipe.model, ClassSet.of(names)), tmp_path / "model")
     words = ["eval", tmp_path / "model", "--data", place, "--out", tmp_path / "r", "--workers", 0]
     code, out, err = run(*words)
     assert code == 0, err

@@ -23,7 +23,7 @@ ABC = ClassSet.of(["a", "b", "c"])
 
 def saved(path, classes, backbone="test_resnet"):
     recipe = Recipe(name="toy", model=ModelSpec(backbone=TOYS[backbone], width=16))
-    save_model(build(recipe.model, classes), recipe, path)
+    save_model(build(recipe.model, classes), path)
     return path
 
 
@@ -92,7 +92,7 @@ def test_compare_json_is_json(run, folder, tmp_path):
             model.hfgm.tokens.weight.zero_()  # all classes tie, and the first is taken
             if model.hfgm.tokens.bias is not None:
                 model.hfgm.tokens.bias.zero_()
-        save_model(model, recipe, tmp_path / backbone)
+        save_model(model, tmp_path / backbone)
         places.append(tmp_path / backbone)
     code, out, err = run("compare", *places, "--data", folder, "--out", tmp_path / "c")
     assert code == 0, err

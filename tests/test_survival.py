@@ -104,6 +104,7 @@ def test_twenty_kills_change_nothing(folder, tmp_path):
     assert logs[0] == logs[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_has_an_exit_code_of_its_own(folder, tmp_path, number, code):
     """Ctrl-C, and what schedulers send; it says how to go on."""
@@ -207,7 +208,7 @@ def test_kept_models_are_those_of_their_iterations(folder, tmp_path):
     assert kept == ["0000004", "0000008"]
     assert same(weights(tmp_path / "run"), weights_of(tmp_path / "run/kept/0000008"))
     assert not same(weights(tmp_path / "run"), weights_of(tmp_path / "run/kept/0000004"))
-    facts = json.loads((tmp_path / "run/kept/0000004/config.json").read_text())
+    facts = json.loads((tmp_path / "run/kept/0000004/config.json").read_text())["facts"]
     assert facts["iteration"] == 4
 
 

@@ -225,7 +225,7 @@ def test_a_run_of_a_network_by_hand_goes_on_with_one_that_is_given(folder, tmp_p
     fit(recipe(folder), tmp_path / "run", network=mine.Own(ABC, 8))
     stored = (tmp_path / "run/recipe.yaml").read_text()
     (tmp_path / "run/recipe.yaml").write_text(stored.replace("iterations: 8", "iterations: 12"))
-    with pytest.raises(HfgdError, match="the network is not the one that this run trained"):
+    with pytest.raises(HfgdError, match="put together in Python without a builder"):
         fit(None, tmp_path / "run", resume=True)
     fit(None, tmp_path / "run", resume=True, network=mine.Own(ABC, 8))
     assert hfgd.load(tmp_path / "run", network=mine.Own(ABC, 8)).config.facts["iteration"] == 12
