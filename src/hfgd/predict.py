@@ -163,11 +163,12 @@ class Writer:
         save_png(result.label_image(), self.out / "labels" / target)
 
     def is_done(self, source: Path, target: Path) -> bool:
-        """Whether an earlier call wrote everything of this image."""
+        """Whether an earlier call wrote everything of this image, as it is now."""
         files = [self.out / "labels" / target, self.out / "overlays" / target]
         if self.server_ids is not None:
             files.append(self.out / "submission" / self.sent[source])
-        return all(file.is_file() for file in files)
+        changed = source.stat().st_mtime_ns
+        return all(file.is_file() and file.stat().st_mtime_ns >= changed for file in files)
 
 
 def save_png(image: Image.Image, path: Path, **options: int) -> None:
