@@ -8,6 +8,8 @@ import shutil
 import signal
 import sys
 import time
+import traceback
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,10 +24,11 @@ from hfgd.training.run_folder import RunFolder
 LONG = {"train.iterations": 100_000, "train.validate_every": 100_000}
 
 
-def killed_child(run, after: float, writes: int | None) -> int:
+def killed_child(run, after: float, writes: int | None, why: Path | None = None) -> int:
     """Fork a process that runs ``run``; SIGKILL it after some seconds, or at its n-th write.
 
-    Returns what ``os.waitpid`` says; 0 where the run had ended before.
+    Returns what ``os.waitpid`` says; 0 where the run had ended before. ``why``: takes the traceback
+    of a run that failed by itself.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -39,6 +42,8 @@ def killed_child(run, after: float, writes: int | None) -> int:
         try:
             run()
         except BaseException:
+            if why is not None:
+                why.write_text(traceback.format_exc())
             os._exit(1)
         os._exit(0)
     if writes is None:
@@ -82,13 +87,13 @@ def test_twenty_kills_change_nothing(folder, tmp_path):
     def go():
         fit(None if (out / "recipe.yaml").exists() else whole, out, (out / "recipe.yaml").exists())
 
-    kills, reached = 0, []
+    why, kills, reached = tmp_path / "why.txt", 0, []
     while kills < 20:
         inside = kills % 2 == 0
         status = killed_child(
-            go, moments.uniform(0.3, 1.5), moments.randint(1, 12) if inside else None
+            go, moments.uniform(0.3, 1.5), moments.randint(1, 12) if inside else None, why
         )
-        assert os.WIFSIGNALED(status) or status == 0, "the run failed by itself"
+        assert os.WIFSIGNALED(status) or status == 0, f"the run failed: {why.read_text()}"
         kills += 1
         state = out / "state.ckpt"
         reached.append(read_iteration(state))  # raises for a damaged one

@@ -192,6 +192,7 @@ class Validation(AfterStep):
         """Validate when it is time."""
         if done % self.every and done != trainer.max_steps:
             return
+        module.failures.check()  # what is scored may be kept as the best
         same_buffers(self.network)  # all processes score, and the first one saves, one model
         scores = self.score(self.network)
         self.latest, self.latest_iteration = scores, done
