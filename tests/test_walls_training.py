@@ -258,7 +258,11 @@ def test_a_config_publishes_no_path(folder, tmp_path):
             "optim.lr=-1",
             "optim.lr: Input should be greater than 0",
         ),  # seen before the processes start
-        ("loss.class_weights=[1.0, 2.0]", "loss.class_weights has 2 weights for 9 classes"),
+        pytest.param(
+            "loss.class_weights=[1.0, 2.0]",
+            "loss.class_weights has 2 weights for 9 classes",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "train.batch_size=3",
             "train.batch_size 3 is the batch over all processes",
