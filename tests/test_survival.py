@@ -9,6 +9,8 @@ import signal
 import sys
 import time
 import traceback
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -77,7 +79,15 @@ def kill_at_write(number):
 
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(folder, tmp_path):
+    """In a process of its own: what other tests start in this one (autograd's threads, a GPU) does
+    not survive a fork."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        fresh.submit(twenty_kills, folder, tmp_path).result()
+
+
+def twenty_kills(folder, tmp_path):
     """SIGKILL at twenty random moments, half of them inside checkpoint writing; bit for bit."""
+    torch.set_num_threads(1)
     moments = random.Random(5)
     changes = {"train.iterations": 60, "train.validate_every": 7, "train.checkpoint_every": 3}
     whole = recipe(folder, **changes, **{"train.ema": 0.9})
