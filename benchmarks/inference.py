@@ -30,6 +30,7 @@ from hfgd.inference.labeller import NetworkLabeller
 from hfgd.inference.open import How, open_labeller
 from hfgd.parallel.device import multiplies_bf16, pick_device
 from hfgd.predict import predict_files
+from hfgd.resample import bands
 
 SIZES = ((257, 257), (513, 513), (513, 1025), (1025, 1025), (1025, 2049))
 CLASSES = (19, 59, 171)
@@ -45,6 +46,18 @@ def eager(network, channels_last):
         with torch.inference_mode():
             x = (image[None].to(device).float() / 255).contiguous(memory_format=layout)
             return network(x).labels()[0].cpu()
+
+    return label
+
+
+def before(network):
+    """The way of f2a07e8: NCHW, no folding, bands of rows by matrices, classes first."""
+
+    def label(image):
+        with torch.inference_mode():
+            output = network(image[None].to(next(network.parameters()).device).float() / 255)
+            parts = [z.argmax(1) for *_, z in bands(output.logits, output.frame)]
+            return torch.cat(parts, dim=1)[0].to(torch.uint8).cpu()
 
     return label
 
@@ -78,7 +91,8 @@ def make_variants(recipe, classes, device, folder):
     loaded = {last: hfgd.load(folder, device).eval() for last in (False, True)}
     loaded[True].to(memory_format=torch.channels_last)
     variants = {
-        "ours, as loaded (fp32, NCHW)": eager(loaded[False], False),
+        "ours, as it was (fp32, NCHW, bands)": before(loaded[False]),
+        "ours, NCHW": eager(loaded[False], False),
         "ours, channels last": eager(loaded[True], True),
     }
     labeller = NetworkLabeller(loaded[False])

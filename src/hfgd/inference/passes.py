@@ -2,7 +2,7 @@
 
 Logits stay at the network's own resolution; they are brought to the image's size a strip of rows at
 a time and, where there is one pass and one window, reduced to labels at once. Otherwise they are
-added into ONE accumulator (K, H, W), whatever the number of windows, scales and flips. It is made
+added into ONE accumulator (H, W, K), whatever the number of windows, scales and flips. It is made
 after the largest scale's passes, whose logits wait at the network's resolution.
 """
 
@@ -70,22 +70,22 @@ def label_image(
             if total is not None:
                 total = _add(total, held, size, protocol)
     total = _add(total, held, size, protocol)
-    rows_at_once = max(1, band_values(total.device) // (total.shape[0] * total.shape[2]))
-    return torch.cat([best(part) for part in torch.split(total, rows_at_once, dim=1)])
+    rows_at_once = max(1, band_values(total.device) // (total.shape[1] * total.shape[2]))
+    return torch.cat([best(part) for part in torch.split(total, rows_at_once)])
 
 
 def _add(total: Tensor | None, held: list[Held], size: Size, protocol: Protocol) -> Tensor:
-    """Add the windows that are held to the accumulator (K, H, W), and let them go."""
+    """Add the windows that are held to the accumulator (H, W, K), and let them go."""
     if total is None:
-        total = torch.zeros(len(held[0].logits), *size, device=held[0].logits.device)
+        total = torch.zeros(*size, len(held[0].logits), device=held[0].logits.device)
     while held:
         logits, y, x = held.pop()
         for rows, strip in strips(logits, y, x):
             if protocol.average == "probs":
-                strip = strip.softmax(0)
-            strip *= x.share  # 1 / number of windows that see the pixel
-            share = y.share[rows.start - y.first : rows.stop - y.first, None]
-            total[:, rows, x.first : x.last] += strip.mul_(share)
+                strip = strip.softmax(-1)
+            strip *= x.share[:, None]  # 1 / number of windows that see the pixel
+            share = y.share[rows.start - y.first : rows.stop - y.first, None, None]
+            total[rows, x.first : x.last] += strip.mul_(share)
     return total
 
 
@@ -102,4 +102,4 @@ def _windows(
         crops = [image[..., top : top + height, left : left + width] for top, left in corners]
         output = model(torch.cat(crops), all_branches=branch != "fine")
         for (row, column), logits in zip(batch, output.branch(branch), strict=True):
-            yield row, column, logits.float(), output.frame
+            yield row, column, logits, output.frame

@@ -50,5 +50,5 @@ class SegOutput(NamedTuple):
 
 
 def best(logits: Tensor) -> Tensor:
-    """(K, H, W) → the best class of every pixel, (H, W) uint8; the first one of equals."""
-    return logits.argmax(0).to(torch.uint8)
+    """(H, W, K) → the best class of every pixel, (H, W) uint8; the first one of equals."""
+    return logits.argmax(-1).to(torch.uint8)
