@@ -24,6 +24,7 @@ from hfgd.data.transforms import Augment
 from hfgd.losses.terms import loss_terms
 from hfgd.model import axial_attention, build
 from hfgd.model.output import SegOutput
+from hfgd.parallel.device import multiplies_bf16
 from hfgd.recipes import find_recipe
 from hfgd.resample import restore
 from hfgd.training.module import without_slow_strides
@@ -157,7 +158,11 @@ def main():
         "bf16, channels last": fast,
         "bf16, channels last, dense then strided": {"dense_strides": True, **fast},
     }
-    if arguments.compile:
+    types = [torch.float32, torch.bfloat16]
+    if not multiplies_bf16(torch.device(device)):  # emulated, a step takes minutes
+        ways = {name: how for name, how in ways.items() if not how.get("bf16")}
+        types = types[:1]
+    if arguments.compile and len(types) == 2:
         ways["bf16, channels last, compiled"] = {"compile": True, **fast}
     variants = [Variant(name, recipe, dataset.classes, device, **how) for name, how in ways.items()]
     model = variants[0].model
@@ -185,7 +190,7 @@ def main():
         print(line + f"| {arguments.batch / step:.1f} |")
         if device == "cuda":
             print(f"  peak {variant.peak / 2**30:.1f} GiB with all variants' weights")
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in types:
         peak = matmul_peak(device, dtype)
         print(f"\nmatrix-multiply peak, {dtype}: {peak / 1e9:.0f} GMAC/s; a step does", end=" ")
         print(f"3 × {macs / 1e9:.2f} GMACs an image (backward counted as twice the forward)")
