@@ -193,6 +193,7 @@ def test_a_run_goes_on_with_another_number_of_processes(two):
         torch.testing.assert_close(both[key], one[key], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_dead_process_ends_the_run_in_a_sentence(folder, tmp_path):
     """SIGKILL for one of two: no hang, an exit code, the last good checkpoint named."""
     long = {"train.iterations": 100_000, "train.validate_every": 100_000}

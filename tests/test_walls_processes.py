@@ -55,6 +55,9 @@ def worker(rank, port, data, out, results):
     dist.destroy_process_group()
 
 
+pytestmark = pytest.mark.slow  # processes are started for them
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     out = tmp_path_factory.mktemp("two")
