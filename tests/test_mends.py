@@ -139,3 +139,12 @@ def test_a_submission_holds_the_images_of_its_call(run, tmp_path):
     assert "old_0.5.png" in err
     with ZipFile(tmp_path / "out/submission.zip") as archive:
         assert archive.namelist() == ["new.png"]
+
+
+def test_a_place_that_cannot_be_is_one_sentence(run, tmp_path):
+    saved(tmp_path / "model", ClassSet.of(["a", "b"]))
+    image = picture(tmp_path / "in.png")
+    for place in ("/proc/nowhere", str(tmp_path / "in.png" / "below")):
+        code, _, err = run("predict", tmp_path / "model", image, "--out", place)
+        assert code == 2
+        assert err.strip().splitlines()[-1].startswith(f"hfgd: '{place}': ")

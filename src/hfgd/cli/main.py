@@ -416,6 +416,8 @@ def main() -> None:
             _fail(f"the disk is full while writing '{error.filename}'; make room and go on.", 2)
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             _fail(f"no permission for '{error.filename}'; choose another place.", 2)
+        if error.filename is not None and error.strerror:  # a file or folder that cannot be
+            _fail(f"'{error.filename}': {error.strerror.lower()}; choose another place.", 2)
         raise
 
 
