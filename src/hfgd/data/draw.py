@@ -24,8 +24,8 @@ class Prediction:
 
     def overlay(self, opacity: float = 0.5, legend: bool = True) -> Image.Image:
         """The labels in their colours over the image, with the classes that occur named below."""
-        colours = colourise(self.labels, self.classes)
-        mixed = Image.blend(Image.fromarray(self.image), Image.fromarray(colours), opacity)
+        colours = self.label_image().convert("RGB")
+        mixed = Image.blend(Image.fromarray(self.image), colours, opacity)
         return with_legend(mixed, self.labels, self.classes) if legend else mixed
 
     def save(self, path: str | Path) -> Path:
@@ -48,7 +48,7 @@ def palette_image(labels: Pixels, classes: ClassSet) -> Image.Image:
 
 def colourise(labels: Pixels, classes: ClassSet) -> Pixels:
     """(H, W) class ids → (H, W, 3) uint8 RGB; void is black."""
-    return _table(classes)[labels]
+    return _table(classes).take(labels, axis=0)
 
 
 def _table(classes: ClassSet) -> Pixels:
