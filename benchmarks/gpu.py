@@ -26,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 from hfgd.cost import measure_cost
 from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.geometry import Frame
-from hfgd.inference.labeller import NetworkLabeller
+from hfgd.inference.networks import NetworkLabeller
 from hfgd.inference.protocol import PROTOCOLS
 from hfgd.losses import loss_terms
 from hfgd.model.build import build

@@ -21,7 +21,7 @@ from hfgd.data.open import open_dataset
 from hfgd.data.transforms import Augment
 from hfgd.evaluation.evaluate import Tally, evaluate
 from hfgd.geometry import Frame, Grid
-from hfgd.inference.labeller import NetworkLabeller
+from hfgd.inference.networks import NetworkLabeller
 from hfgd.losses import loss_terms
 from hfgd.model.build import build
 from hfgd.recipes import find_recipe

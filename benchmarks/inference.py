@@ -26,7 +26,7 @@ import torch.nn.functional as F
 
 import hfgd
 from hfgd.data.images import images_below, read_image
-from hfgd.inference.labeller import NetworkLabeller
+from hfgd.inference.networks import NetworkLabeller
 from hfgd.inference.open import How, open_labeller
 from hfgd.parallel.device import multiplies_bf16, pick_device
 from hfgd.predict import predict_files

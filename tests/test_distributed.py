@@ -18,7 +18,7 @@ from conftest import recipe, toy, wait_for_iteration, weights
 from hfgd.data.scenes import ScenesDataset
 from hfgd.errors import HfgdError
 from hfgd.evaluation.evaluate import evaluate
-from hfgd.inference.labeller import NetworkLabeller
+from hfgd.inference.networks import NetworkLabeller
 from hfgd.losses.car import car_terms
 from hfgd.parallel.launch import take_part
 from hfgd.parallel.processes import joining

@@ -18,7 +18,7 @@ from hfgd.evaluation.pictures import label_panels
 from hfgd.evaluation.plots import class_bars, confusion, curves
 from hfgd.evaluation.report import Report
 from hfgd.evaluation.scores import Scores
-from hfgd.inference.labeller import NetworkLabeller
+from hfgd.inference.networks import NetworkLabeller
 
 
 def by_sets(pairs, count):

@@ -24,7 +24,7 @@ from hfgd.export import onnx as exporter
 from hfgd.export.facts import Facts
 from hfgd.export.runtime import ExportedModel, read_facts
 from hfgd.geometry import Frame, Grid
-from hfgd.inference.labeller import NetworkLabeller
+from hfgd.inference.networks import NetworkLabeller
 from hfgd.inference.open import How, open_labeller
 from hfgd.model import ModelSpec, SegOutput, build
 from hfgd.model.encoders import ENCODERS
@@ -469,3 +469,17 @@ def test_weights_too_large_for_one_file(tmp_path, monkeypatch, capsys):
     image = pixels()
     ours = ExportedModel(tmp_path / "model.onnx")(image)
     assert (ours == model.predict(image).labels).mean() >= 0.9999
+
+
+def test_a_file_predicts_where_there_is_no_torch(exported, tmp_path):
+    file = exported[0] / "model.onnx"
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "a.png")
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pathlib import Path; from hfgd.predict import predict_files\n"
+        "from hfgd.inference.open import How; import hfgd.cli.main\n"
+        f"out = Path({str(tmp_path / 'out')!r})\n"
+        f"predict_files({str(file)!r}, [Path({str(tmp_path / 'a.png')!r})], out, How())\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert np.asarray(Image.open(tmp_path / "out/labels/a.png")).shape == (40, 50)

@@ -7,7 +7,7 @@ import hfgd
 
 ROOT = Path(hfgd.__file__).parent
 ORDER = [
-    ["errors", "geometry", "files"],
+    ["errors", "geometry", "files", "values"],
     ["parallel", "resample"],
     ["progress"],
     ["data"],

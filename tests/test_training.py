@@ -14,7 +14,7 @@ from hfgd.data.dataset import Sample
 from hfgd.data.scenes import ScenesDataset
 from hfgd.errors import HfgdError, TrainingStopped
 from hfgd.evaluation.evaluate import evaluate
-from hfgd.inference.labeller import NetworkLabeller
+from hfgd.inference.networks import NetworkLabeller
 from hfgd.losses.terms import LossSpec, loss_terms
 from hfgd.model import ModelSpec, build
 from hfgd.recipes.spec import OptimSpec

@@ -21,7 +21,7 @@ from hfgd.evaluation.evaluate import evaluate
 from hfgd.evaluation.pictures import label_panels
 from hfgd.evaluation.run import What, evaluate_model
 from hfgd.geometry import Frame, Grid
-from hfgd.inference.labeller import NetworkLabeller
+from hfgd.inference.networks import NetworkLabeller
 from hfgd.inference.open import How
 from hfgd.inference.passes import label_image
 from hfgd.inference.protocol import Protocol, find_protocol

@@ -10,7 +10,7 @@ from typing import Any
 from hfgd.errors import HfgdError, unknown
 from hfgd.evaluation.plots import ablation_bars
 from hfgd.files import write_text
-from hfgd.parallel.processes import is_main
+from hfgd.parallel.rank import is_main
 from hfgd.progress import say
 from hfgd.recipes import ROWS, TABLES, Row, toy
 from hfgd.training.fit import fit

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 Size = tuple[int, int]  # (height, width), always in this order
+Spans = tuple[tuple[int, int], ...]  # (start, length) of the windows along one side
 
 COARSEST = 32  # the coarsest stride of most pyramids; image sizes are padded to fit it
 

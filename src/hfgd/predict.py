@@ -6,6 +6,7 @@ whatever their number.
 
 import gc
 import json
+import sys
 import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -140,9 +141,8 @@ def _failure(source: Path, pending: "Future[None]") -> str | None:
 
 def _free() -> None:
     gc.collect()
-    import torch
-
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")  # an exported file runs without
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 

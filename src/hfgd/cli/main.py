@@ -155,7 +155,7 @@ def ablate(
     """Run rows of the paper's tables on any data: one table, mean ± spread, beside the paper's."""
     from hfgd.ablate import ablate as run
     from hfgd.ablate import markdown
-    from hfgd.parallel.processes import is_main
+    from hfgd.parallel.rank import is_main
     from hfgd.recipes import parse_overrides
 
     changes = _with_data(parse_overrides(settings or []), data, data_yaml)
@@ -199,7 +199,7 @@ def train(
     toy: Toy = False,
 ) -> None:
     """Train a recipe on data: a scored, shown model in a run folder."""
-    from hfgd.parallel.processes import is_main
+    from hfgd.parallel.rank import is_main
     from hfgd.recipes import find_recipe, parse_overrides
     from hfgd.recipes import toy as as_toy
     from hfgd.training.fit import fit
@@ -262,7 +262,7 @@ def evaluate_(
     """Score a model: a table per class, mIoU, mAcc, aAcc, report.json and report.md."""
     from hfgd.evaluation.run import What, evaluate_model
     from hfgd.inference.open import How
-    from hfgd.parallel.processes import is_main
+    from hfgd.parallel.rank import is_main
 
     if _launched(devices, nodes):
         return

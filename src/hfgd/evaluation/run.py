@@ -16,7 +16,8 @@ from hfgd.evaluation.scores import Scores
 from hfgd.inference.labeller import Labeller
 from hfgd.inference.open import How, open_labeller, origin
 from hfgd.parallel.device import pick_device
-from hfgd.parallel.processes import is_main, joining
+from hfgd.parallel.processes import joining
+from hfgd.parallel.rank import is_main
 from hfgd.progress import Progress
 
 PANELS = 4

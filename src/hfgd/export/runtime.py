@@ -43,13 +43,26 @@ class ExportedModel:
 
     def batch(self, images: "Pixels") -> "Pixels":
         """(N, 3, H, W) uint8 RGB → class ids (N, H, W) uint8."""
+        labels: Pixels = self._run(images, "labels")
+        return labels
+
+    def logits(self, images: "Pixels") -> npt.NDArray[np.float32]:
+        """(N, 3, H, W) uint8 RGB → logits (N, K, H, W); HfgdError where the file gives none."""
+        logits: npt.NDArray[np.float32] = self._run(images, "logits")
+        return logits
+
+    def _run(self, images: "Pixels", name: str) -> Any:
         height, width = images.shape[2:]
         self._check_size((height, width))
         x: npt.NDArray[Any] = self._padded(images)
         if self.facts.input == "float":
             x = x.astype(np.float32) / 255
-        labels: Pixels = run(self._session, self.path, x)["labels"]
-        return labels[:, :height, :width]
+        outputs = run(self._session, self.path, x)
+        if name not in outputs:
+            raise HfgdError(
+                f"'{self.path}' gives labels alone, and this needs its logits; export it with --logits."
+            )
+        return outputs[name][..., :height, :width]
 
     def _check_size(self, size: Size) -> None:
         only = self.facts.size

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hfgd.export.facts import Input
 from hfgd.model.network import Network, evaluating
-from hfgd.model.output import Branch
+from hfgd.values import Branch
 
 
 class Whole(nn.Module):

@@ -1,17 +1,19 @@
 """An exported file where a PyTorch network would stand."""
 
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from hfgd.data.images import Pixels
 from hfgd.errors import HfgdError
 from hfgd.export.runtime import CPU, ExportedModel
 from hfgd.inference.protocol import SINGLE_SCALE
-from hfgd.model.output import Branch
-from hfgd.parallel.device import Precision
 from hfgd.progress import say
+from hfgd.values import Branch, Precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hfgd.inference.labeller import Reduce
 
 GPU = "CUDAExecutionProvider"
 
@@ -52,9 +54,18 @@ class FileLabeller:
         self.classes, self.protocol, self.precision = self._model.classes, SINGLE_SCALE, "fp32"
         self.branch: Branch = "guide" if own == "guide" else "aux" if own == "aux" else "fine"
 
-    def labels(self, image: Tensor) -> Tensor:
+    def labels(self, image: "Tensor") -> "Tensor":
         """(3, H, W) uint8 RGB, wherever it is → class ids (H, W) uint8 on the CPU."""
+        import torch
+
         return torch.from_numpy(self._model.batch(image[None].cpu().numpy())[0])
+
+    def reduced(self, image: "Tensor", reduce: "Reduce") -> "Tensor":
+        """See Labeller; raises HfgdError where the file was written without --logits."""
+        import torch
+
+        logits = torch.from_numpy(self._model.logits(image[None].cpu().numpy())[0])
+        return reduce(slice(0, image.shape[1]), logits.permute(1, 2, 0))
 
     def __call__(self, pixels: Pixels) -> Pixels:
         """(H, W, 3) uint8 RGB → class ids (H, W) uint8."""

@@ -1,91 +1,42 @@
-"""The Labeller: the one way from an image to its labels, for scores, files, panels and the service."""
+"""The Labeller: the one way from an image to its labels, for scores, files, panels and the service.
 
-import copy
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import Any, Protocol
+A PyTorch network (networks.py) and an exported file (exported.py) both fulfil it. No torch in here:
+a file runs without.
+"""
 
-import numpy as np
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from hfgd.data.classes import ClassSet
-from hfgd.data.draw import Prediction
-from hfgd.data.images import Pixels, read_image
+from hfgd.data.images import Pixels
 from hfgd.inference import protocol as protocols
-from hfgd.inference.fold import fold_norms
-from hfgd.inference.passes import label_image
-from hfgd.model.network import Network, evaluating, place_of
-from hfgd.model.output import Branch
-from hfgd.parallel.device import TYPES, Precision, pick_precision
+from hfgd.values import Branch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    # some rows of an image and their scores (rows, W, K) fp32, whose softmax over K is the
+    # probabilities → what is wanted of them, (rows, W, …)
+    Reduce = Callable[[slice, Tensor], Tensor]
 
 
 class Labeller(Protocol):
-    """RGB image → label map at its size. A PyTorch network and an exported file both fulfil it."""
+    """RGB image → label map at its size."""
 
     classes: ClassSet
     protocol: protocols.Protocol
     branch: Branch
     precision: str
 
-    def labels(self, image: Tensor) -> Tensor:
+    def labels(self, image: "Tensor") -> "Tensor":
         """(3, H, W) uint8 RGB → class ids (H, W) uint8, on the labeller's own device."""
 
-    def __call__(self, pixels: Pixels) -> Pixels:
-        """(H, W, 3) uint8 RGB → class ids (H, W) uint8."""
+    def reduced(self, image: "Tensor", reduce: "Reduce") -> "Tensor":
+        """(3, H, W) uint8 RGB → whatever ``reduce`` makes of every pixel's scores, (H, W, …).
 
-
-class NetworkLabeller:
-    """A network as it is now: a copy of its own, in evaluation mode, made fast for its device.
-
-    ``device``: the network's own by default. ``precision``: fp32, bf16, fp16 or 'auto' (see
-    ``parallel/device.py``). On every device convolutions run in channels last, on a CPU batch norms
-    are folded. Raises HfgdError for a precision that the device does not take.
-    """
-
-    def __init__(
-        self,
-        network: Network,
-        protocol: protocols.Protocol = protocols.SINGLE_SCALE,
-        branch: Branch = "fine",
-        device: str | torch.device | None = None,
-        precision: Precision = "fp32",
-    ) -> None:
-        self.classes, self.protocol, self.branch = network.classes, protocol, branch
-        own, kind = place_of(network)
-        self.device = own if device is None else torch.device(device)
-        self.precision: str = pick_precision(precision, self.device)
-        if kind != torch.float32:  # the network was cast by whoever gave it
-            self.precision = str(kind).removeprefix("torch.")
-        # evaluating: copied as it will be used, whatever mode the original is in
-        with evaluating(network), torch.inference_mode(False):
-            model = copy.deepcopy(network).requires_grad_(False).to(self.device)
-            model = model.to(memory_format=torch.channels_last)
-        self._network = fold_norms(model) if self.device.type == "cpu" else model
-
-    def labels(self, image: Tensor) -> Tensor:
-        """(3, H, W) uint8 RGB, wherever it is → class ids (H, W) uint8 on the labeller's device."""
-        with torch.inference_mode(), self._precision():
-            x = image[None].to(self.device, non_blocking=True).float() / 255
-            return label_image(self._network, x, self._network.grid, self.protocol, self.branch)
+        The scores of the whole image are never there at once. Raises HfgdError for an exported file
+        that gives labels alone.
+        """
 
     def __call__(self, pixels: Pixels) -> Pixels:
         """(H, W, 3) uint8 RGB → class ids (H, W) uint8."""
-        image = torch.from_numpy(pixels).permute(2, 0, 1)
-        labels: Pixels = self.labels(image).cpu().numpy()
-        return labels
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        if self.precision not in ("bf16", "fp16"):
-            return nullcontext()
-        return torch.autocast(self.device.type, TYPES[self.precision])
-
-
-def predict_with(network: Network, image: "str | Path | Any | np.ndarray") -> Prediction:
-    """``network.predict``: one image, whole, in fp32, with the network itself and not a copy."""
-    pixels = read_image(image)
-    device, _ = place_of(network)
-    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device).float() / 255
-    with evaluating(network):
-        labels = label_image(network, x, network.grid).cpu().numpy()
-    return Prediction(pixels, labels, network.classes)

@@ -1,17 +1,15 @@
-"""From a path to a Labeller, whatever lies there."""
+"""From a path to a Labeller, whatever lies there. Torch is imported where a network is."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from hfgd.checkpoint import WEIGHTS, load_model, model_folder, read_config
 from hfgd.export.runtime import read_facts
 from hfgd.geometry import Size
 from hfgd.inference.exported import FileLabeller, is_exported
-from hfgd.inference.labeller import Labeller, NetworkLabeller
+from hfgd.inference.labeller import Labeller
 from hfgd.inference.protocol import find_protocol
-from hfgd.model.output import Branch
-from hfgd.parallel.device import Precision, pick_device
+from hfgd.values import Branch, Precision
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,8 @@ def origin(path: str) -> Origin:
     if is_exported(path):
         facts, file = read_facts(path), Path(path)
         return Origin(facts.name, facts.crop, file, file)
+    from hfgd.checkpoint import WEIGHTS, model_folder, read_config
+
     folder = model_folder(path)
     config = read_config(folder)
     return Origin(config.name, config.crop, folder, folder / WEIGHTS)
@@ -63,6 +63,10 @@ def open_labeller(path: str, how: How) -> Labeller:
     """
     if is_exported(path):
         return FileLabeller(path, how.protocol, how.branch, how.device, how.precision)
+    from hfgd.checkpoint import load_model, read_config
+    from hfgd.inference.networks import NetworkLabeller
+    from hfgd.parallel.device import pick_device
+
     config = read_config(path)
     device = pick_device(how.device)
     return NetworkLabeller(

@@ -6,17 +6,20 @@ added into ONE accumulator (H, W, K), whatever the number of windows, scales and
 after the largest scale's passes, whose logits wait at the network's resolution.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from hfgd.geometry import Frame, Grid, Size
+from hfgd.geometry import Frame, Grid, Size, Spans
 from hfgd.inference.protocol import SINGLE_SCALE, Protocol
 from hfgd.model.network import place_of
-from hfgd.model.output import Branch, best
-from hfgd.resample import Axis, Spans, band_values, resize, strips, window_axis
+from hfgd.model.output import best
+from hfgd.resample import Axis, band_values, resize, strips, window_axis
+from hfgd.values import Branch
+
+Reduce = Callable[[slice, Tensor], Tensor]
 
 
 class Held(NamedTuple):
@@ -37,6 +40,27 @@ def label_image(
     """Labels (H, W) uint8 of one image (1, 3, H, W) fp32 in [0, 1], on the image's device.
 
     ``model`` gives a SegOutput on ``grid``; it is used in the mode it is in.
+    """
+    return reduce_image(model, image, grid, protocol, branch, best_class)
+
+
+def best_class(rows: slice, scores: Tensor) -> Tensor:
+    """The best class of every pixel, (rows, W) uint8."""
+    return best(scores)
+
+
+def reduce_image(
+    model: nn.Module,
+    image: Tensor,
+    grid: Grid,
+    protocol: Protocol,
+    branch: Branch,
+    reduce: Reduce,
+) -> Tensor:
+    """What ``reduce`` makes of every pixel's scores, (H, W, …); otherwise as ``label_image``.
+
+    It is given rows of the image and scores (rows, W, K) fp32, some rows at a time: logits, or
+    logarithms of probabilities where those are averaged. Softmax makes probabilities of both.
     """
     size = (image.shape[-2], image.shape[-1])
     # the largest passes come first: what they need of memory is given back before there is a total
@@ -65,13 +89,20 @@ def label_image(
                 for i, side in enumerate(sides)
             )
             if alone:
-                return torch.cat([best(strip) for _, strip in strips(logits, y, x)])
+                return torch.cat([reduce(part, strip) for part, strip in strips(logits, y, x)])
             held.append(Held(logits, y, x))
             if total is not None:
                 total = _add(total, held, size, protocol)
     total = _add(total, held, size, protocol)
     rows_at_once = max(1, band_values(total.device) // (total.shape[1] * total.shape[2]))
-    return torch.cat([best(part) for part in torch.split(total, rows_at_once)])
+    results = []
+    for start in range(0, size[0], rows_at_once):
+        part = slice(start, min(start + rows_at_once, size[0]))
+        scores = total[part]
+        if protocol.average == "probs" and reduce is not best_class:  # whose order it keeps
+            scores = scores.log()
+        results.append(reduce(part, scores))
+    return torch.cat(results)
 
 
 def _add(total: Tensor | None, held: list[Held], size: Size, protocol: Protocol) -> Tensor:

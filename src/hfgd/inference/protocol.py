@@ -11,9 +11,8 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from hfgd.errors import HfgdError, unknown
-from hfgd.geometry import Grid, Size
-from hfgd.model.spec import Spec
-from hfgd.resample import Spans
+from hfgd.geometry import Grid, Size, Spans
+from hfgd.values import Spec
 
 Positive = Annotated[int, Field(gt=0)]
 

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from hfgd.data.classes import ClassSet, Rgb
 from hfgd.geometry import Size
-from hfgd.model.output import Branch
-from hfgd.model.spec import ModelSpec, Spec
+from hfgd.model.spec import ModelSpec
+from hfgd.values import Branch, Spec
 
 FORMAT = 2  # 1: the whole recipe stood in the file
 

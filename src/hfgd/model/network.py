@@ -59,7 +59,7 @@ class Network(nn.Module):
         applied. The model is used in evaluation mode and left in the mode it was in.
         Raises HfgdError for a file that is no readable image.
         """
-        from hfgd.inference.labeller import predict_with
+        from hfgd.inference.networks import predict_with
 
         return predict_with(self, image)
 

@@ -1,6 +1,6 @@
 """What a network gives: the value that losses, inference and export read."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,8 +8,7 @@ from torch import Tensor
 from hfgd.errors import HfgdError
 from hfgd.geometry import Frame
 from hfgd.resample import image_axis, restore, strips
-
-Branch = Literal["fine", "guide", "aux"]
+from hfgd.values import Branch
 
 
 class SegOutput(NamedTuple):

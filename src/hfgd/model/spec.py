@@ -2,18 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from hfgd.errors import unknown
 from hfgd.model.encoders import ENCODERS
 from hfgd.model.hfgm import NO_GUIDANCE, Guidance
 from hfgd.model.upsamplers import UPSAMPLERS
-
-
-class Spec(BaseModel):
-    """A frozen value; unknown keys are refused with their path."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+from hfgd.values import Spec
 
 
 def _known(kind: str, names: dict[str, Any]) -> AfterValidator:
@@ -35,7 +30,7 @@ class BackboneSpec(Spec):
     bn_momentum: float | None = Field(None, gt=0, le=1)
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class ModelSpec(Spec):

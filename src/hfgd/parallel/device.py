@@ -1,13 +1,12 @@
 """The device: which one, in which precision, with which fast paths; said once, here."""
 
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from hfgd.errors import HfgdError
+from hfgd.values import Precision
 
-Precision = Literal["fp32", "bf16", "fp16", "auto"]
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hfgd.errors import HfgdError
-from hfgd.parallel.processes import launched
+from hfgd.parallel.rank import launched
 
 
 class Ended(HfgdError):

@@ -12,19 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hfgd.parallel.rank import launched
+
 T = TypeVar("T")
-
-
-def launched() -> tuple[int, int]:
-    """This process's rank and their number, as whoever started them says: also before they join."""
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    return 0, 1
-
-
-def is_main() -> bool:
-    """Whether this is the process that writes files and talks."""
-    return launched()[0] == 0
 
 
 def joined() -> tuple[int, int]:

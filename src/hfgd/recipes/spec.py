@@ -16,8 +16,8 @@ from hfgd.data.transforms import AugmentSpec
 from hfgd.errors import HfgdError, unknown
 from hfgd.losses.terms import LossSpec
 from hfgd.model.config import Builder
-from hfgd.model.output import Branch
-from hfgd.model.spec import ModelSpec, Spec
+from hfgd.model.spec import ModelSpec
+from hfgd.values import Branch, Spec
 
 FREE = ("options", "paper")  # keys whose mapping is replaced as a whole
 

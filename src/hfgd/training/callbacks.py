@@ -18,7 +18,8 @@ from hfgd.evaluation.report import percent
 from hfgd.evaluation.scores import Scores
 from hfgd.files import write_text, write_whole
 from hfgd.model.network import Network
-from hfgd.parallel.processes import any_process, averaged, is_main, joined, same_buffers
+from hfgd.parallel.processes import any_process, averaged, joined, same_buffers
+from hfgd.parallel.rank import is_main
 from hfgd.progress import Progress
 from hfgd.training.module import LitSegmenter
 from hfgd.training.run_folder import RunFolder

@@ -8,7 +8,7 @@ import torch
 
 from hfgd.errors import HfgdError, TrainingStopped
 from hfgd.files import is_disk_full
-from hfgd.parallel.processes import launched
+from hfgd.parallel.rank import launched
 from hfgd.training.run_folder import RunFolder
 
 

@@ -26,13 +26,13 @@ from hfgd.evaluation.pictures import draw_scores, label_panels
 from hfgd.evaluation.plots import curves
 from hfgd.evaluation.report import Report
 from hfgd.evaluation.scores import Scores
-from hfgd.inference.labeller import NetworkLabeller
+from hfgd.inference.networks import NetworkLabeller
 from hfgd.losses import check_class_weights
 from hfgd.model.build import build, find_builder
 from hfgd.model.config import ModelConfig
 from hfgd.model.network import Network
-from hfgd.parallel.device import Precision, pick_device, use_fast_matmuls
-from hfgd.parallel.processes import is_main, launched
+from hfgd.parallel.device import pick_device, use_fast_matmuls
+from hfgd.parallel.rank import is_main, launched
 from hfgd.progress import Progress, format_duration
 from hfgd.recipes.spec import Recipe, TrainSpec
 from hfgd.training.callbacks import Average, Checkpoints, Logs, Validation
@@ -42,6 +42,7 @@ from hfgd.training.module import LitSegmenter, with_synchronised_norms
 from hfgd.training.profile import Profile
 from hfgd.training.run_folder import RunFolder
 from hfgd.training.stop import Interrupted, Stop, Terminated
+from hfgd.values import Precision
 
 PRECISIONS: dict[str, Precision] = {"32-true": "fp32", "bf16-mixed": "bf16", "16-mixed": "fp16"}
 

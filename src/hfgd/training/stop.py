@@ -9,7 +9,7 @@ from types import FrameType
 import lightning as L
 
 from hfgd.errors import TrainingStopped
-from hfgd.parallel.processes import launched
+from hfgd.parallel.rank import launched
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

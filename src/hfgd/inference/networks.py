@@ -1,0 +1,80 @@
+"""A PyTorch network as a Labeller."""
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hfgd.data.draw import Prediction
+from hfgd.data.images import Pixels, read_image
+from hfgd.inference import protocol as protocols
+from hfgd.inference.fold import fold_norms
+from hfgd.inference.passes import Reduce, best_class, label_image, reduce_image
+from hfgd.model.network import Network, evaluating, place_of
+from hfgd.parallel.device import TYPES, pick_precision
+from hfgd.values import Branch, Precision
+
+
+class NetworkLabeller:
+    """A network as it is now: a copy of its own, in evaluation mode, made fast for its device.
+
+    ``device``: the network's own by default. ``precision``: fp32, bf16, fp16 or 'auto' (see
+    ``parallel/device.py``). On every device convolutions run in channels last, on a CPU batch norms
+    are folded. Raises HfgdError for a precision that the device does not take.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        protocol: protocols.Protocol = protocols.SINGLE_SCALE,
+        branch: Branch = "fine",
+        device: str | torch.device | None = None,
+        precision: Precision = "fp32",
+    ) -> None:
+        self.classes, self.protocol, self.branch = network.classes, protocol, branch
+        own, kind = place_of(network)
+        self.device = own if device is None else torch.device(device)
+        self.precision: str = pick_precision(precision, self.device)
+        if kind != torch.float32:  # the network was cast by whoever gave it
+            self.precision = str(kind).removeprefix("torch.")
+        # evaluating: copied as it will be used, whatever mode the original is in
+        with evaluating(network), torch.inference_mode(False):
+            model = copy.deepcopy(network).requires_grad_(False).to(self.device)
+            model = model.to(memory_format=torch.channels_last)
+        self._network = fold_norms(model) if self.device.type == "cpu" else model
+
+    def labels(self, image: Tensor) -> Tensor:
+        """(3, H, W) uint8 RGB, wherever it is → class ids (H, W) uint8 on the labeller's device."""
+        return self.reduced(image, best_class)
+
+    def reduced(self, image: Tensor, reduce: Reduce) -> Tensor:
+        """The same, but what ``reduce`` makes of every pixel's scores: see Labeller."""
+        with torch.inference_mode(), self._precision():
+            x = image[None].to(self.device, non_blocking=True).float() / 255
+            network = self._network
+            return reduce_image(network, x, network.grid, self.protocol, self.branch, reduce)
+
+    def __call__(self, pixels: Pixels) -> Pixels:
+        """(H, W, 3) uint8 RGB → class ids (H, W) uint8."""
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        labels: Pixels = self.labels(image).cpu().numpy()
+        return labels
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.precision not in ("bf16", "fp16"):
+            return nullcontext()
+        return torch.autocast(self.device.type, TYPES[self.precision])
+
+
+def predict_with(network: Network, image: "str | Path | Any | np.ndarray") -> Prediction:
+    """``network.predict``: one image, whole, in fp32, with the network itself and not a copy."""
+    pixels = read_image(image)
+    device, _ = place_of(network)
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device).float() / 255
+    with evaluating(network):
+        labels = label_image(network, x, network.grid).cpu().numpy()
+    return Prediction(pixels, labels, network.classes)
