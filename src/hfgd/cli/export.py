@@ -34,6 +34,9 @@ def export(
         str | None, typer.Option(help="Data whose training images the 8-bit scales are fitted to.")
     ] = None,
     calibrate_split: Annotated[str, typer.Option(help="The split of it.")] = "train",
+    data_yaml: Annotated[
+        Path | None, typer.Option(help="A data.yaml that does not lie in the data folder.")
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="How many of its images.")] = 128,
     out: Annotated[Path | None, typer.Option(help="The file; MODEL/model.onnx by default.")] = None,
 ) -> None:
@@ -54,7 +57,9 @@ def export(
         )
     network = load_model(model)
     scored = _scored_split(model)
-    calibration = Calibration.of(calibrate, images, calibrate_split, scored) if calibrate else None
+    calibration = (
+        Calibration.of(calibrate, images, calibrate_split, scored, data_yaml) if calibrate else None
+    )
     for checked in export_model(
         network, file, size=size, logits=logits, input=input, int8=calibration
     ):

@@ -34,16 +34,23 @@ class Calibration(NamedTuple):
     images: SegDataset
 
     @classmethod
-    def of(cls, data: str, count: int, split: str = "train", scored: str = "val") -> "Calibration":
+    def of(
+        cls,
+        data: str,
+        count: int,
+        split: str = "train",
+        scored: str = "val",
+        data_yaml: Path | None = None,
+    ) -> "Calibration":
         """``count`` images of a split, spread evenly. Raises HfgdError for the split that is scored."""
         if split == scored:
             raise HfgdError(
                 f"int8 is calibrated on images that are not scored, and '{split}' is: its scores "
                 "would flatter the model; calibrate on the training split."
             )
-        whole = open_dataset(data, split, None, None)
+        whole = open_dataset(data, split, data_yaml, None)
         limit = min(count, len(whole))
-        return cls(whole.title, open_dataset(data, split, None, limit))
+        return cls(whole.title, open_dataset(data, split, data_yaml, limit))
 
 
 def quantised(path: Path, facts: Facts, calibration: Calibration) -> None:
