@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from hfgd import __version__
 from hfgd.cli import data
 from hfgd.cli.export import export
 from hfgd.errors import HfgdError
@@ -51,6 +50,8 @@ Toy = Annotated[
 
 def _version(show: bool) -> None:
     if show:
+        from hfgd import __version__
+
         print(__version__)
         raise typer.Exit
 
