@@ -18,6 +18,7 @@ from hfgd.export.int8 import Calibration, compare_int8, quantised
 from hfgd.export.onnx import TRACED, put_onnx, write_onnx
 from hfgd.export.openvino import put_openvino, write_openvino
 from hfgd.export.pt2 import put_pt2, write_pt2
+from hfgd.export.runtime import read_facts
 from hfgd.export.sessions import open_session
 from hfgd.export.whole import Whole
 from hfgd.geometry import Size
@@ -101,7 +102,7 @@ def _written(
             checked.append(compare_int8(whole, path, final, facts, int8))
             facts = facts.model_copy(update={"precision": "int8", "calibrated_on": int8.title})
         format.put(final, facts.as_properties())
-        open_session(final, facts_only=True)  # the properties were written last
+        read_facts(final)  # they were written last
         mine = [file for file in Path(folder).iterdir() if file.name.startswith(path.stem)]
         for file in sorted(mine, key=lambda file: file.name == path.name):  # weights first
             os.replace(file, path.parent / file.name)

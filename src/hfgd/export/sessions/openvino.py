@@ -57,4 +57,4 @@ def _properties(model: Any) -> dict[str, str]:
     if not model.has_rt_info([INFO]):
         return {}
     found = model.get_rt_info([INFO]).astype(dict)
-    return {f"{INFO}.{key}": str(value) for key, value in found.items()}
+    return {f"{INFO}.{key}": value.astype(str) for key, value in found.items()}
