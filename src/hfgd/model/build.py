@@ -17,7 +17,7 @@ from hfgd.model.encoders import ENCODERS, EncoderSite
 from hfgd.model.hfgm import HFGM
 from hfgd.model.network import Network
 from hfgd.model.segmenter import Segmenter
-from hfgd.model.spec import ModelSpec
+from hfgd.model.spec import BackboneSpec, ModelSpec
 from hfgd.model.upsamplers import UpsamplerSite, make_upsampler
 
 N = TypeVar("N", bound=Network)
@@ -25,13 +25,16 @@ N = TypeVar("N", bound=Network)
 
 def build(spec: ModelSpec, classes: ClassSet) -> Segmenter:
     """The network of a spec for these classes. Raises HfgdError where the parts do not fit."""
-    backbone = make_backbone(**dict(spec.backbone))
+    backbone = make_backbone(**dict(_backbone(spec)))
     *skip_widths, top_width = backbone.widths
     encoder = ENCODERS[spec.encoder](
         EncoderSite(top_width, spec.width, backbone.strides[-1], len(classes), backbone.grid)
     )
     upsampler = make_upsampler(
-        spec.upsampler, UpsamplerSite(tuple(skip_widths), spec.width, spec.stride, backbone.grid)
+        spec.upsampler,
+        UpsamplerSite(
+            tuple(skip_widths), spec.width, spec.stride, backbone.grid, tuple(backbone.strides)
+        ),
     )
     axial = AxialAttention(spec.width) if spec.axial_attention else None
     tokens = ClassTokens(len(classes), spec.width)
@@ -46,6 +49,19 @@ def build(spec: ModelSpec, classes: ClassSet) -> Segmenter:
     # the weights will lie beside the config: nothing is fetched, and no path of a machine is told
     model.config = ModelConfig.of(classes, model=spec.with_backbone(pretrained=False))
     return model
+
+
+def _backbone(spec: ModelSpec) -> BackboneSpec:
+    """The backbone with the stride at which the guide is to read."""
+    given, guide = spec.backbone.output_stride, spec.guide_stride
+    if guide is None or guide == given:
+        return spec.backbone
+    if given != 32:
+        raise HfgdError(
+            f"guide_stride {guide} and backbone.output_stride {given} name the same stride, of the map "
+            "that the guide reads; give one of them."
+        )
+    return spec.backbone.model_copy(update={"output_stride": guide})
 
 
 def builder(make: Callable[..., N]) -> Callable[..., N]:
