@@ -7,7 +7,7 @@ from conftest import toy
 from hfgd.losses.terms import LossSpec, loss_terms
 from hfgd.model.hfgm import GUIDANCE, NO_GUIDANCE, NO_STOP_GRADIENT
 
-BACKBONES = ["test_resnet", "test_convnext", "swin"]
+BACKBONES = ["test_resnet", "test_convnext", "swin", "vit"]
 TEACHER, STUDENT = ("backbone", "encoder", "hfgm.tokens"), ("hfgm.upsampler", "hfgm.axial")
 
 

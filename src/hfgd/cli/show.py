@@ -8,6 +8,7 @@ from hfgd.cost import Cost, measure_cost, measure_latency
 from hfgd.errors import HfgdError, unknown
 from hfgd.export.runtime import read_facts
 from hfgd.geometry import Size
+from hfgd.model.backbones.timm_net import licence_in_words, licence_of
 from hfgd.recipes import RECIPES, TABLES, find_recipe
 from hfgd.recipes.tables import CLASS_COUNTS, OURS, PAPER_GMACS, ROWS
 
@@ -63,6 +64,8 @@ def cost_table(
     table.add_row("all", f"{cost.parameters:,}", *_giga(cost.macs))
     yield table
     yield "GMACs: one per multiply-add (the paper's «GFLOPs»); GFLOPs: two per multiply-add."
+    backbone = recipe.model.backbone.name
+    yield f"pre-trained weights of {backbone}: {licence_in_words(licence_of(backbone))}"
     yield f"activations kept for training: {cost.activation_bytes / MIB:.0f} MiB an image (fp32)"
     if latency:
         yield f"latency: {measure_latency(recipe.model, count, size)}"

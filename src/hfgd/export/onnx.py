@@ -121,7 +121,7 @@ def facts_of(
         mean=(float(mean[0]), float(mean[1]), float(mean[2])),
         std=config.std,
         licence_of_weights=str(config.facts.get("licence", UNKNOWN)),
-        licence_of_backbone=_licence(network),
+        licence_of_backbone=config.licence_of_backbone or UNKNOWN,
     )
 
 
@@ -131,12 +131,6 @@ def _checked(pair: Pair, size: Size | None, config: ModelConfig) -> tuple[list[C
     with torch.no_grad():
         frame = pair.network.network(noise(config.crop).float() / 255).frame
     return check_dynamic(pair, TRACED, frame.padded)
-
-
-def _licence(network: Network) -> str:
-    """Of the backbone's pre-trained weights, as timm tells it: they may have been the start."""
-    net: Any = getattr(getattr(network, "backbone", None), "net", None)
-    return str(getattr(net, "pretrained_cfg", {}).get("license") or UNKNOWN)
 
 
 def _bytes(whole: Whole) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hfgd.errors import HfgdError, unknown
 from hfgd.progress import say
 
+OPEN = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0")
 RESAMPLED = ("pos_embed",)  # a ViT's, which timm brings to the network's grid
 
 
@@ -33,7 +34,8 @@ def make_net(
         raise unknown("backbone", name, timm.list_models())
     overlay = None
     if pretrained is True:
-        say(f"pre-trained weights of '{name}': from the local cache, or downloaded once")
+        terms = licence_in_words(licence_of(name))
+        say(f"pre-trained weights of '{name}': from the local cache, or downloaded once ({terms})")
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; see _explain
     if isinstance(pretrained, str):
         overlay = {"state_dict": _read_weights(Path(pretrained), name, options)}
@@ -53,6 +55,17 @@ def licence_of(name: str) -> str | None:
     """The licence of the pre-trained weights of a name, as timm tells it; None where it does not."""
     known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     return None if known is None else known.license
+
+
+def licence_in_words(licence: str | None) -> str:
+    """What it means, where it is none of those that allow nearly everything."""
+    if licence in OPEN:
+        return f"licence: {licence}"
+    if licence is None or licence == "unknown":
+        return "licence: unknown; ask their publisher"
+    if "noncommercial" in licence or "-nc" in licence:
+        return f"licence: {licence}, no commercial use"
+    return f"licence: {licence}, terms of their publisher's own; read them before you use the model"
 
 
 def checkpoint_activations(net: nn.Module, name: str) -> None:

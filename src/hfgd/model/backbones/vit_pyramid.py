@@ -39,7 +39,7 @@ class VitPyramid(Backbone):
     """A plain ViT of timm's; see Backbone. Strides (p, p, p, 32): p is the stride of its patches.
 
     ``pretrained``, ``mean``, ``std``, ``options``: see TimmPyramid. ``output_stride``: of the map that
-    encoder and guide read, 32 or the patches' own. ``skip_blocks``: the numbers, from 0 on, of the three
+    encoder and guide read, 32 or the patches' own. ``skip_blocks``: numbers, from 0 on, of the three
     blocks whose maps are the skips; the last one's without them, as in ViTDet. Maps pass the network's
     last norm, where it has one; class and register tokens take part in its attention and go no further.
     Raises HfgdError for what cannot be built.

@@ -51,7 +51,7 @@ def make_upsampler(name: str, site: UpsamplerSite) -> nn.Module:
 
 
 def lifted(backbone: "Backbone", make: Callable[[tuple[int, ...]], nn.Module]) -> nn.Module:
-    """A decoder of one's own, ``make(skip_widths)``, for skips at strides 4, 8 and 16 of any backbone."""
+    """A decoder of one's own, ``make(skip_widths)``, on skips at strides 4, 8, 16 of any backbone."""
     if not is_coarse(backbone.strides):
         return make(tuple(backbone.widths[:-1]))
     levels, widths = lift(backbone.widths[:-1], backbone.strides[:-1])
