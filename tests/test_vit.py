@@ -220,13 +220,8 @@ def test_the_licence_is_shown_and_kept(run, tmp_path):
     assert TimmPyramid("test_resnet").licence == "apache-2.0"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "hfgd_vit_small_dinov2",
-        pytest.param("hfgd_convnext_tiny_dinov3", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hfgd_vit_small_dinov2", "hfgd_convnext_tiny_dinov3"])
 def test_the_recipes_run_at_toy_size(name, tmp_path):
     """Trained with layer decay, scored, saved, loaded."""
     run = fit(toy_recipe(find_recipe(name)), tmp_path / "run")

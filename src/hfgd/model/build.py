@@ -10,6 +10,7 @@ from hfgd.errors import HfgdError
 from hfgd.model.aux_fcn import AuxFCN
 from hfgd.model.axial_attention import AxialAttention
 from hfgd.model.backbones import make_backbone
+from hfgd.model.backbones.timm_net import without_weights
 from hfgd.model.blocks import init_new_layers
 from hfgd.model.class_tokens import ClassTokens
 from hfgd.model.config import Builder, ModelConfig
@@ -100,7 +101,8 @@ def rebuild(config: ModelConfig, classes: ClassSet | None = None) -> Network:
             f"'{config.name}' was put together in Python without a builder; load it with "
             "hfgd.load(path, network=...), or mark a function that makes it with @hfgd.builder."
         )
-    return find_builder(config.builder.name)(classes, **config.builder.arguments)
+    with without_weights():
+        return find_builder(config.builder.name)(classes, **config.builder.arguments)
 
 
 def find_builder(name: str) -> Callable[..., Network]:

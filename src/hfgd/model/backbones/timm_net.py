@@ -4,6 +4,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from hfgd.errors import HfgdError, unknown
 from hfgd.progress import say
 
 OPEN = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0")
+_fetching = ContextVar("fetching", default=True)
 RESAMPLED = ("pos_embed",)  # a ViT's, which timm brings to the network's grid
 
 
@@ -33,6 +35,7 @@ def make_net(
     if not timm.is_model(name):
         raise unknown("backbone", name, timm.list_models())
     overlay = None
+    pretrained = pretrained if _fetching.get() else False
     if pretrained is True:
         terms = licence_in_words(licence_of(name))
         say(f"pre-trained weights of '{name}': from the local cache, or downloaded once ({terms})")
@@ -49,6 +52,16 @@ def make_net(
             )
     except Exception as error:
         raise _explain(error, name, pretrained, options) from error
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Networks that are made in here start from random weights: others will replace them."""
+    token = _fetching.set(False)
+    try:
+        yield
+    finally:
+        _fetching.reset(token)
 
 
 def licence_of(name: str) -> str | None:
