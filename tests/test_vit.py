@@ -214,6 +214,9 @@ def test_the_licence_is_shown_and_kept(run, tmp_path):
     )
     model.save(tmp_path / "model")
     assert read_config(tmp_path / "model").licence_of_backbone == "dinov3-license"
+    code, out, _ = run("info", tmp_path / "model")
+    assert code == 0
+    assert re.search("pre-trained weights +licence: dinov3-license, terms", out)
     loaded = hfgd.load(tmp_path / "model")
     facts = facts_of(loaded, loaded.config, "uint8", None, 1)
     assert facts.licence_of_backbone == "dinov3-license"

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from hfgd.checkpoint import read_config
 from hfgd.cost import Cost, measure_cost, measure_latency
 from hfgd.errors import HfgdError, unknown
 from hfgd.export.runtime import read_facts
@@ -82,6 +83,25 @@ def exported_table(path: str) -> Table:
     for key, value in shown.items():
         text = ", ".join(f"{v:.4g}" for v in value) if isinstance(value, list) else str(value)
         table.add_row(key.replace("_", " "), text)
+    return table
+
+
+def model_table(path: str) -> Table:
+    """What a run folder or a model folder says of itself."""
+    config = read_config(path)
+    shown: dict[str, str] = {"name": config.name}
+    if config.model is not None:
+        spec = config.model
+        shown |= {"backbone": spec.backbone.name, "encoder": spec.encoder}
+        shown |= {"upsampler": f"{spec.upsampler}, stride {spec.stride}"}
+    elif config.builder is not None:
+        shown["builder"] = config.builder.name
+    shown |= {"classes": ", ".join(config.classes), "crop": _by(config.crop)}
+    shown |= {"branch": config.branch} | {key: str(value) for key, value in config.facts.items()}
+    shown["pre-trained weights"] = licence_in_words(config.licence_of_backbone)
+    table = _table(path, "what", "value")
+    for key, text in shown.items():
+        table.add_row(key, text)
     return table
 
 

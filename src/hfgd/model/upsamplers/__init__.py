@@ -31,6 +31,7 @@ UPSAMPLERS: dict[str, Callable[[UpsamplerSite], nn.Module]] = {
     "deeplabv3plus": lambda site: DeepLabV3Plus(site.skip_widths[0], site.width, site.grid),
     **{name: partial(make_smp, name) for name in SMP},
 }
+READ = {"deeplabv3plus": 1}  # how many skips, from the finest on, where it is not all of them
 RAW = ("none", "smp_dpt")  # take the skips of a plain ViT as they are
 
 
@@ -45,7 +46,7 @@ def make_upsampler(name: str, site: UpsamplerSite) -> nn.Module:
         raise HfgdError(f"upsampler '{name}' ends at stride {ends}; {hint}.")
     if name in RAW or not is_coarse(site.strides):
         return UPSAMPLERS[name](site)
-    levels, widths = lift(site.skip_widths, site.strides[:-1])
+    levels, widths = lift(site.skip_widths, site.strides[:-1], READ.get(name, len(STRIDES)))
     finer = site._replace(skip_widths=widths, strides=(*STRIDES, site.strides[-1]))
     return Lifted(levels, UPSAMPLERS[name](finer))
 

@@ -47,15 +47,20 @@ class Lifted(nn.Module):
         return fine
 
 
-def lift(widths: Sequence[int], strides: Sequence[int]) -> tuple[nn.ModuleList, tuple[int, ...]]:
-    """The layers that bring skips of these widths and strides to 4, 8 and 16, and the widths then."""
+def lift(
+    widths: Sequence[int], strides: Sequence[int], read: int = len(STRIDES)
+) -> tuple[nn.ModuleList, tuple[int, ...]]:
+    """The layers that bring skips of these widths and strides to 4, 8 and 16, and the widths then.
+
+    ``read``: how many of them, from the finest on, are read at all; the others stay as they are.
+    """
     levels: list[nn.Module] = []
     found = []
-    for width, stride, wanted in zip(widths, strides, STRIDES, strict=True):
+    for i, (width, stride, wanted) in enumerate(zip(widths, strides, STRIDES, strict=True)):
         level: nn.Module = nn.Identity()
-        if stride > wanted:
+        if i < read and stride > wanted:
             level = Finer(width, stride // wanted)
-        elif stride < wanted:  # patches of 8 pixels
+        elif i < read and stride < wanted:  # patches of 8 pixels
             level = nn.MaxPool2d(wanted // stride)
         levels.append(level)
         found.append(level.width if isinstance(level, Finer) else width)
