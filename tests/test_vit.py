@@ -12,6 +12,7 @@ from torch import nn
 import hfgd
 from conftest import TOYS, toy
 from hfgd.checkpoint import load_model, read_config
+from hfgd.cost import Cost
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
 from hfgd.export.onnx import facts_of
@@ -204,8 +205,9 @@ def test_licences_in_words(name, words):
     assert re.search(words, licence_in_words(licence_of(name)))
 
 
-def test_the_licence_is_shown_and_kept(run, tmp_path):
-    code, out, _ = run("info", "hfgd_convnext_tiny_dinov3", "--size", 64, 64)
+def test_the_licence_is_shown_and_kept(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("hfgd.cli.show.measure_cost", lambda spec, classes, size: Cost(size, [], 0))
+    code, out, _ = run("info", "hfgd_convnext_tiny_dinov3")
     assert code == 0
     assert "convnext_tiny.dinov3_lvd1689m: licence: dinov3-license, terms" in out
     name = "vit_small_patch16_dinov3.lvd1689m"
