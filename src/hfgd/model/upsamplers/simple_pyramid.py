@@ -6,7 +6,7 @@ from the fine loss, behind the stop-gradient, at the head's rate and also beside
 
 from collections.abc import Sequence
 
-from timm.layers import LayerNorm2d
+from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
 STRIDES = (4, 8, 16)  # what upsamplers expect

@@ -182,8 +182,9 @@ def with_our_pools(module: nn.Module) -> nn.Module:
     """The module with Pool in place of its adaptive pools of several bins."""
     for parent in module.modules():
         for name, child in parent.named_children():
-            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size not in (1, (1, 1)):
-                setattr(parent, name, Pool(int(child.output_size)))
+            bins = child.output_size if isinstance(child, nn.AdaptiveAvgPool2d) else 1
+            if isinstance(bins, int) and bins > 1:
+                setattr(parent, name, Pool(bins))
     return module
 
 
