@@ -21,7 +21,7 @@ def named_table() -> Table:
     table = _table("Named recipes", "name", "backbone", "what it is")
     for name, make in RECIPES.items():
         recipe = make()
-        table.add_row(name, recipe.model.backbone.name, recipe.description)
+        table.add_row(name, recipe.model.backbone.name.split(".")[0], recipe.description)
     return table
 
 
