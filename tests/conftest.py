@@ -21,7 +21,7 @@ from hfgd.model import BackboneSpec, ModelSpec, Segmenter, build
 from hfgd.model.hfgm import GUIDANCE
 from hfgd.recipes.spec import Recipe
 
-# a second of each: corners, cells, and cells with NHWC maps
+# a second of each: corners, cells, cells with NHWC maps, and one map of a plain ViT with registers
 TOYS = {
     "test_resnet": BackboneSpec(name="test_resnet"),
     "test_convnext": BackboneSpec(name="test_convnext"),
@@ -33,6 +33,10 @@ TOYS = {
             "num_heads": [1, 2, 4, 8],
             "window_size": 4,
         },
+    ),
+    "vit": BackboneSpec(
+        name="vit_small_patch14_reg4_dinov2",
+        options={"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 112},
     ),
 }
 

@@ -436,7 +436,12 @@ def test_the_snippet_runs(exported, tmp_path, monkeypatch, capsys):
 
 def compositions():
     rows = [("test_resnet", encoder, "sfpn", 4) for encoder in ENCODERS]
-    rows += [("test_convnext", "identity", upsampler, 4) for upsampler in UPSAMPLERS]
+    rows += [
+        ("test_convnext", "identity", upsampler, 4)
+        for upsampler in UPSAMPLERS
+        if upsampler != "smp_dpt"
+    ]
+    rows += [("test_resnet", "identity", "smp_pan", 4), ("vit", "identity", "smp_dpt", 2)]
     rows += [("test_convnext", "ppm", "upernet", 4), ("test_convnext", "cae", "u_sfpn", 2)]
     rows += [("swin", "cae", "u_sfpn", 2)]
     return [pytest.param(*row, id="-".join(map(str, row))) for row in rows]

@@ -10,7 +10,7 @@ from hfgd.errors import HfgdError
 from hfgd.losses.terms import LossSpec, loss_terms
 from hfgd.model.hfgm import GUIDANCE, NO_GUIDANCE, NO_STOP_GRADIENT, Guidance
 
-BACKBONES = ["test_resnet", "test_convnext", "swin"]
+BACKBONES = ["test_resnet", "test_convnext", "swin", "vit"]
 TEACHER, STUDENT = ("backbone", "encoder", "hfgm.tokens"), ("hfgm.upsampler", "hfgm.axial")
 
 

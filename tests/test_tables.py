@@ -10,8 +10,9 @@ from hfgd.checkpoint import load_model
 from hfgd.cli.show import costs_of_table_9
 from hfgd.errors import HfgdError
 from hfgd.model.hfgm import GUIDANCE
+from hfgd.model.upsamplers.smp import SMP
 from hfgd.recipes import ROWS, TABLES, find_recipe, toy
-from hfgd.recipes.tables import PAPER_GMACS
+from hfgd.recipes.tables import HFGM, PAPER_GMACS
 from hfgd.training.fit import fit
 
 
@@ -30,11 +31,32 @@ for _row in ROWS.values():
 
 def test_all_tables_are_there():
     numbered = {f"table{n}" for n in range(1, 18)}
-    assert set(TABLES) == numbered | {"section5.1", "section5.2"}
+    assert set(TABLES) == numbered | {"section5.1", "section5.2", "beyond1"}
     assert len(ROWS) == sum(map(len, TABLES.values()))
 
 
-@pytest.mark.parametrize("name", [row.name for row in DISTINCT.values()])
+def test_rows_of_our_own_come_in_pairs():
+    """Each decoder without and with HFGM, and nothing else between the two; the paper has none."""
+    rows = {row.name.removeprefix("beyond1/"): row for row in TABLES["beyond1"]}
+    assert set(rows) == {name + end for name in SMP for end in ("", "_hfgm")}
+    for name in SMP:
+        plain, guided = rows[name].recipe(), rows[f"{name}_hfgm"].recipe()
+        assert guided.model == plain.model.model_copy(update=HFGM)
+        assert (guided.optim, guided.augment, guided.train) == (
+            plain.optim,
+            plain.augment,
+            plain.train,
+        )
+        assert plain.paper == guided.paper == {}
+
+
+def run_names():
+    """The rows of our own are slow proofs: test_rows.py trains one step of each in 'make test'."""
+    for row in DISTINCT.values():
+        yield pytest.param(row.name, marks=pytest.mark.slow if row.table == "beyond1" else ())
+
+
+@pytest.mark.parametrize("name", run_names())
 def test_every_row_runs_at_toy_size(name, tmp_path):
     """Trained, scored, drawn, saved; the contract of its composition holds."""
     run = fit(toy(find_recipe(name)), tmp_path / "run")

@@ -35,13 +35,14 @@ def save_model(model: Network, folder: Path, facts: Mapping[str, Any] | None = N
 
 
 def describe(model: Network) -> ModelConfig:
-    """The config of a network as it is: with the mean and std that it carries."""
+    """The config of a network as it is: with the mean, the std and the licence of its backbone."""
     config = model.config or ModelConfig.of(model.classes)
     backbone: Any = getattr(model, "backbone", None)
     if not hasattr(backbone, "mean"):
         return config
     values = {name: tuple(getattr(backbone, name).flatten().tolist()) for name in ("mean", "std")}
-    return config.model_copy(update=values)
+    licence = getattr(backbone, "licence", None) or config.licence_of_backbone
+    return config.model_copy(update={**values, "licence_of_backbone": licence})
 
 
 def load_model(path: str | Path, device: str = "cpu", network: Network | None = None) -> Network:

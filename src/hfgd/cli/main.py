@@ -107,7 +107,8 @@ def recipes(
 @app.command()
 def info(
     recipe: Annotated[
-        str | None, typer.Argument(help="A recipe, a row, a YAML file, or an exported file.")
+        str | None,
+        typer.Argument(help="A recipe, a row, a YAML file, a run folder, or an exported file."),
     ] = None,
     table: Annotated[
         str | None, typer.Option(help="9: the paper's Table 9 beside our count.")
@@ -118,8 +119,8 @@ def info(
     classes: Annotated[int | None, typer.Option(min=1, help="Number of classes.")] = None,
     latency: Annotated[bool, typer.Option(help="Also time one image on this machine.")] = False,
 ) -> None:
-    """What a model costs: parameters, GMACs, GFLOPs per part; what an exported file says."""
-    from hfgd.cli.show import cost_table, cost_table_9, exported_table
+    """What a model costs: parameters, GMACs, GFLOPs per part; what a saved or exported one says."""
+    from hfgd.cli.show import cost_table, cost_table_9, exported_table, model_table
     from hfgd.cli.table import show
     from hfgd.export.sessions import is_exported
 
@@ -130,6 +131,9 @@ def info(
         return
     if is_exported(recipe or ""):
         show(exported_table(recipe or ""))
+        return
+    if Path(recipe or "").is_dir():
+        show(model_table(recipe or ""))
         return
     for part in cost_table(recipe or "", size, classes, latency):
         if isinstance(part, str):

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from hfgd.checkpoint import read_config
 from hfgd.cost import Cost, measure_cost, measure_latency
 from hfgd.errors import HfgdError, unknown
 from hfgd.export.runtime import read_facts
 from hfgd.geometry import Size
+from hfgd.model.backbones.timm_net import licence_in_words, licence_of
 from hfgd.recipes import RECIPES, TABLES, find_recipe
 from hfgd.recipes.tables import CLASS_COUNTS, OURS, PAPER_GMACS, ROWS
 
@@ -19,7 +21,7 @@ def named_table() -> Table:
     table = _table("Named recipes", "name", "backbone", "what it is")
     for name, make in RECIPES.items():
         recipe = make()
-        table.add_row(name, recipe.model.backbone.name, recipe.description)
+        table.add_row(name, recipe.model.backbone.name.split(".")[0], recipe.description)
     return table
 
 
@@ -63,6 +65,8 @@ def cost_table(
     table.add_row("all", f"{cost.parameters:,}", *_giga(cost.macs))
     yield table
     yield "GMACs: one per multiply-add (the paper's «GFLOPs»); GFLOPs: two per multiply-add."
+    backbone = recipe.model.backbone.name
+    yield f"pre-trained weights of {backbone}: {licence_in_words(licence_of(backbone))}"
     yield f"activations kept for training: {cost.activation_bytes / MIB:.0f} MiB an image (fp32)"
     if latency:
         yield f"latency: {measure_latency(recipe.model, count, size)}"
@@ -79,6 +83,25 @@ def exported_table(path: str) -> Table:
     for key, value in shown.items():
         text = ", ".join(f"{v:.4g}" for v in value) if isinstance(value, list) else str(value)
         table.add_row(key.replace("_", " "), text)
+    return table
+
+
+def model_table(path: str) -> Table:
+    """What a run folder or a model folder says of itself."""
+    config = read_config(path)
+    shown: dict[str, str] = {"name": config.name}
+    if config.model is not None:
+        spec = config.model
+        shown |= {"backbone": spec.backbone.name, "encoder": spec.encoder}
+        shown |= {"upsampler": f"{spec.upsampler}, stride {spec.stride}"}
+    elif config.builder is not None:
+        shown["builder"] = config.builder.name
+    shown |= {"classes": ", ".join(config.classes), "crop": _by(config.crop)}
+    shown |= {"branch": config.branch} | {key: str(value) for key, value in config.facts.items()}
+    shown["pre-trained weights"] = licence_in_words(config.licence_of_backbone)
+    table = _table(path, "what", "value")
+    for key, text in shown.items():
+        table.add_row(key, text)
     return table
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -128,7 +128,7 @@ def facts_of(
         mean=(float(mean[0]), float(mean[1]), float(mean[2])),
         std=config.std,
         licence_of_weights=str(config.facts.get("licence", UNKNOWN)),
-        licence_of_backbone=_licence(network),
+        licence_of_backbone=config.licence_of_backbone or UNKNOWN,
     )
 
 
@@ -141,12 +141,6 @@ def _checked(
     with torch.no_grad():
         frame = whole.network(noise(config.crop).float() / 255).frame
     return check_dynamic(pair, TRACED, frame.padded)
-
-
-def _licence(network: Network) -> str:
-    """Of the backbone's pre-trained weights, as timm tells it: they may have been the start."""
-    net: Any = getattr(getattr(network, "backbone", None), "net", None)
-    return str(getattr(net, "pretrained_cfg", {}).get("license") or UNKNOWN)
 
 
 def _parts(config: ModelConfig) -> str:

@@ -10,6 +10,7 @@ from hfgd.errors import HfgdError
 from hfgd.model.aux_fcn import AuxFCN
 from hfgd.model.axial_attention import AxialAttention
 from hfgd.model.backbones import make_backbone
+from hfgd.model.backbones.timm_net import without_weights
 from hfgd.model.blocks import init_new_layers
 from hfgd.model.class_tokens import ClassTokens
 from hfgd.model.config import Builder, ModelConfig
@@ -17,7 +18,7 @@ from hfgd.model.encoders import ENCODERS, EncoderSite
 from hfgd.model.hfgm import HFGM
 from hfgd.model.network import Network
 from hfgd.model.segmenter import Segmenter
-from hfgd.model.spec import ModelSpec
+from hfgd.model.spec import BackboneSpec, ModelSpec
 from hfgd.model.upsamplers import UpsamplerSite, make_upsampler
 
 N = TypeVar("N", bound=Network)
@@ -25,13 +26,16 @@ N = TypeVar("N", bound=Network)
 
 def build(spec: ModelSpec, classes: ClassSet) -> Segmenter:
     """The network of a spec for these classes. Raises HfgdError where the parts do not fit."""
-    backbone = make_backbone(**dict(spec.backbone))
+    backbone = make_backbone(**dict(_backbone(spec)))
     *skip_widths, top_width = backbone.widths
     encoder = ENCODERS[spec.encoder](
         EncoderSite(top_width, spec.width, backbone.strides[-1], len(classes), backbone.grid)
     )
     upsampler = make_upsampler(
-        spec.upsampler, UpsamplerSite(tuple(skip_widths), spec.width, spec.stride, backbone.grid)
+        spec.upsampler,
+        UpsamplerSite(
+            tuple(skip_widths), spec.width, spec.stride, backbone.grid, tuple(backbone.strides)
+        ),
     )
     axial = AxialAttention(spec.width) if spec.axial_attention else None
     tokens = ClassTokens(len(classes), spec.width)
@@ -46,6 +50,19 @@ def build(spec: ModelSpec, classes: ClassSet) -> Segmenter:
     # the weights will lie beside the config: nothing is fetched, and no path of a machine is told
     model.config = ModelConfig.of(classes, model=spec.with_backbone(pretrained=False))
     return model
+
+
+def _backbone(spec: ModelSpec) -> BackboneSpec:
+    """The backbone with the stride at which the guide is to read."""
+    given, guide = spec.backbone.output_stride, spec.guide_stride
+    if guide is None or guide == given:
+        return spec.backbone
+    if given != 32:
+        raise HfgdError(
+            f"guide_stride {guide} and backbone.output_stride {given} name the same stride, of the map "
+            "that the guide reads; give one of them."
+        )
+    return spec.backbone.model_copy(update={"output_stride": guide})
 
 
 def builder(make: Callable[..., N]) -> Callable[..., N]:
@@ -84,7 +101,8 @@ def rebuild(config: ModelConfig, classes: ClassSet | None = None) -> Network:
             f"'{config.name}' was put together in Python without a builder; load it with "
             "hfgd.load(path, network=...), or mark a function that makes it with @hfgd.builder."
         )
-    return find_builder(config.builder.name)(classes, **config.builder.arguments)
+    with without_weights():
+        return find_builder(config.builder.name)(classes, **config.builder.arguments)
 
 
 def find_builder(name: str) -> Callable[..., Network]:

@@ -25,7 +25,8 @@ class ModelConfig(Spec):
 
     ``mean`` and ``std`` are the backbone's, of RGB in [0, 1]. ``name``: of the recipe it was trained
     by; ``crop``: its training crop, the window of the protocol 'slide'; ``branch``: whose logits
-    are the answer. ``facts``: of the training (iteration, scores).
+    are the answer. ``facts``: of the training (iteration, scores). ``licence_of_backbone``: of the
+    backbone's pre-trained weights, as timm tells it, whether or not the training began with them.
     """
 
     format: int = FORMAT
@@ -38,6 +39,7 @@ class ModelConfig(Spec):
     std: tuple[float, float, float] | None = None
     crop: Size = (513, 513)
     branch: Branch = "fine"
+    licence_of_backbone: str | None = None
     facts: dict[str, Any] = Field(default_factory=dict)
 
     @property

@@ -88,6 +88,12 @@ class HFGM(nn.Module):
             leak = self.guidance.leak
             skips, high = [stopped(skip, leak) for skip in skips], stopped(high, leak)
         fine = self.upsampler(skips, high)  # (B, D, H/s, W/s)
+        if fine.ndim != 4 or fine.shape[1] != high.shape[1]:
+            raise HfgdError(
+                f"the upsampler {type(self.upsampler).__name__} gives a feature of shape "
+                f"{list(fine.shape)}, and HFGM needs (batch, {high.shape[1]}, height, width): as wide "
+                "as the high-level feature and the class tokens."
+            )
         if self.axial is not None:
             fine = fine + self.axial(fine)
         return self.tokens(fine, frozen=self.guidance.stop_tokens), guide_logits

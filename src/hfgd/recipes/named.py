@@ -18,7 +18,7 @@ from hfgd.recipes.spec import (
     merge,
     read_recipe_yaml,
 )
-from hfgd.recipes.tables import HFGD, ROWS, SEMANTIC_FPN
+from hfgd.recipes.tables import HFGD, ROWS, SEMANTIC_FPN, VIT_SMALL
 
 
 def sfpn_resnet50() -> Recipe:
@@ -44,6 +44,36 @@ def hfgd_convnext_large() -> Recipe:
 def hfgd_swin_large() -> Recipe:
     """HFGD on Swin-L (384, ImageNet-22k), plain setting as in the paper's ablation."""
     return _row("table6/swin_u_sfpn", "HFGD, Swin-L (384, ImageNet-22k), plain setting")
+
+
+def hfgd_vit_small_dinov2() -> Recipe:
+    """HFGD on ViT-S with DINOv2's weights (with registers), its patches resampled from 14 to 16."""
+    what = "HFGD, ViT-S (DINOv2, 14 to 16 pixels a patch), simple pyramid"
+    return _foundation(what, VIT_SMALL, layer_decay=0.8)
+
+
+def hfgd_convnext_tiny_dinov3() -> Recipe:
+    """HFGD on ConvNeXt-T with DINOv3's weights, whose licence is their publisher's own."""
+    backbone = BackboneSpec(name="convnext_tiny.dinov3_lvd1689m", pretrained=True)
+    return _foundation("HFGD, ConvNeXt-T (DINOv3: mind its licence)", backbone, layer_decay=0.9)
+
+
+def _foundation(description: str, backbone: BackboneSpec, layer_decay: float) -> Recipe:
+    """HFGD on self-supervised weights: rates as is usual for them, not tuned here."""
+    return Recipe(
+        name="foundation",
+        description=description,
+        model=ModelSpec(backbone=backbone, **HFGD),
+        optim=OptimSpec(
+            name="adamw",
+            lr=2e-4,
+            weight_decay=0.05,
+            warmup=500,
+            backbone_lr=0.5,
+            layer_decay=layer_decay,
+        ),
+        augment=AugmentSpec(crop=(512, 512), colours="advanced"),
+    )
 
 
 def sfpn_mobilenetv2() -> Recipe:
@@ -123,6 +153,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         hfgd_resnet50_os2,
         hfgd_convnext_large,
         hfgd_swin_large,
+        hfgd_vit_small_dinov2,
+        hfgd_convnext_tiny_dinov3,
         sfpn_mobilenetv2,
         hfgd_mobilenetv2,
         demo_sfpn,
@@ -164,9 +196,14 @@ TOY_SWIN: dict[str, Any] = {
     "num_heads": [1, 2, 4, 8],
     "window_size": 4,
 }
+TOY_VIT: dict[str, Any] = {"embed_dim": 32, "depth": 3, "num_heads": 2, "img_size": 112}
 TOYS: dict[str, tuple[Grid, BackboneSpec]] = {  # by the family a name starts with
     "swin": (Grid.CELLS, BackboneSpec(name="swin_tiny_patch4_window7_224", options=TOY_SWIN)),
     "convnext": (Grid.CELLS, BackboneSpec(name="test_convnext")),
+    "vit": (
+        Grid.CELLS,
+        BackboneSpec(name="vit_small_patch14_reg4_dinov2", options=TOY_VIT),
+    ),
     "": (Grid.CORNERS, BackboneSpec(name="test_resnet")),
 }
 
@@ -175,7 +212,11 @@ def toy(recipe: Recipe) -> Recipe:
     """The same composition in seconds: ``scenes``, a toy backbone of the family, four iterations."""
     family = next(prefix for prefix in TOYS if recipe.model.backbone.name.startswith(prefix))
     grid, backbone = TOYS[family]
-    backbone = backbone.model_copy(update={"output_stride": recipe.model.backbone.output_stride})
+    given = recipe.model.backbone
+    changes: dict[str, Any] = {"output_stride": given.output_stride}
+    if given.skip_blocks is not None:
+        changes["skip_blocks"] = (0, 1, 2)
+    backbone = backbone.model_copy(update=changes)
     side = grid.padded((64, 64))[0]
     return recipe.with_(
         **{

@@ -1,4 +1,4 @@
-"""Every row of the paper's tables that the paper computes itself, as a recipe.
+"""Every row of the paper's tables that the paper computes itself, as a recipe, and rows of our own.
 
 The paper's numbers (mIoU in percent; "ss" single scale, "mf" multi-scale and flip) live here and
 nowhere else. A row is a base (data set, backbone, setting, schedule) and what differs.
@@ -12,6 +12,7 @@ from hfgd.data.transforms import AugmentSpec
 from hfgd.losses.terms import LossSpec
 from hfgd.model.hfgm import GUIDANCE, NO_STOP_GRADIENT
 from hfgd.model.spec import BackboneSpec, ModelSpec
+from hfgd.model.upsamplers.smp import SMP
 from hfgd.recipes.spec import OptimSpec, Recipe, TrainSpec
 
 # The paper's two settings (§4).
@@ -30,7 +31,10 @@ SWIN_LARGE = BackboneSpec(
     pretrained=True,
     options={"drop_path_rate": 0.3},
 )
-CELLS = (CONVNEXT_LARGE, SWIN_LARGE)  # exact at 32m: their crops are the paper's minus one
+VIT_SMALL = BackboneSpec(name="vit_small_patch14_reg4_dinov2.lvd142m", pretrained=True)
+VIT_SMALL_DPT = VIT_SMALL.model_copy(update={"skip_blocks": (2, 5, 8)})  # a map of each quarter
+# exact at 32m: their crops are the paper's minus one
+CELLS = (CONVNEXT_LARGE, SWIN_LARGE, VIT_SMALL_DPT)
 
 HFGM: dict[str, Any] = {"guidance": GUIDANCE, "axial_attention": True}
 HFGD: dict[str, Any] = {"encoder": "cae", "upsampler": "u_sfpn", **HFGM}
@@ -223,6 +227,24 @@ def _table8() -> list[Row]:
     return rows
 
 
+def _beyond1() -> list[Row]:
+    """Ours, as Table 8: other people's upsamplers, each without and with HFGM. Nobody has run them yet.
+
+    On ``identity``, for these bring what context they have along; DPT needs a ViT.
+    """
+    rows = []
+    for upsampler in SMP:
+        dpt = upsampler == "smp_dpt"
+        model = {"encoder": "identity", "upsampler": upsampler, "stride": 2 if dpt else 4}
+        where = (VIT_SMALL_DPT, replace(PASCAL, advanced=True)) if dpt else (RESNET50, PASCAL)
+        what = f"{upsampler} on identity"
+        rows += [
+            _row(f"beyond1/{upsampler}", what, None, model, *where),
+            _row(f"beyond1/{upsampler}_hfgm", f"{what}, HFGM", None, model | HFGM, *where),
+        ]
+    return rows
+
+
 def _large(name: str, what: str, paper: Any, setup: str, stride: int = 4) -> Row:
     """HFGD on ConvNeXt-L under the advanced setting."""
     model = HFGD | {"stride": stride}
@@ -263,6 +285,7 @@ ROWS: dict[str, Row] = {
         _row("table6/swin_u_sfpn", "cae, HFGM, U-SFPN", 60.46, HFGD, SWIN_LARGE, PASCAL_LARGE),
         *_table7(),
         *_table8(),
+        *_beyond1(),
         _row(
             "table9/sa_car_d8",
             "SA (CAR), dilated to stride 8",

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from hfgd.evaluation.report import Report
 from hfgd.evaluation.scores import Scores
 from hfgd.inference.networks import NetworkLabeller
 from hfgd.losses import check_class_weights
+from hfgd.model.backbones.timm_net import without_weights
 from hfgd.model.build import build, find_builder
 from hfgd.model.config import ModelConfig
 from hfgd.model.network import Network
@@ -155,13 +157,13 @@ class Job:
                 f"the network of '{self.folder.root}' was put together in Python without a builder; "
                 "go on with fit(None, out, resume=True, network=...)."
             )
-        if network is None and recipe.network is not None:
-            network = find_builder(recipe.network.name)(classes, **recipe.network.arguments)
-        if network is None:
-            # weights that will be replaced are not fetched: a run that goes on has its own in its state
-            replaced = self.start > 0 or recipe.train.init is not None
-            spec = recipe.model.with_backbone(pretrained=False) if replaced else recipe.model
-            network = build(spec, classes)
+        # weights that will be replaced are not fetched: a run that goes on has its own in its state
+        replaced = self.start > 0 or recipe.train.init is not None
+        with without_weights() if replaced else nullcontext():
+            if network is None and recipe.network is not None:
+                network = find_builder(recipe.network.name)(classes, **recipe.network.arguments)
+            if network is None:
+                network = build(recipe.model, classes)
         if network.classes.names != classes.names:
             raise HfgdError(
                 f"the network knows the classes {', '.join(network.classes.names)}, and "

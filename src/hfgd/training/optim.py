@@ -17,13 +17,17 @@ from hfgd.model.segmenter import Segmenter
 from hfgd.model.spec import BackboneSpec
 from hfgd.recipes.spec import OptimSpec, Recipe
 
-NO_DECAY = ("relative_position_bias_table", "absolute_pos_embed", "pos_embed")
+# tables of positions; tokens of a ViT
+NO_DECAY = (
+    *("relative_position_bias_table", "absolute_pos_embed", "pos_embed"),
+    *("cls_token", "reg_token", "dist_token"),
+)
 
 
 def make_optimiser(
     model: nn.Module, spec: OptimSpec, scales: Mapping[str, float] | None = None
 ) -> Optimizer:
-    """SGD or AdamW; weight decay on weights only, never on biases, norms, position tables.
+    """SGD or AdamW; weight decay on weights only, never on biases, norms, positions, tokens.
 
     ``scales``: factors on the learning rate by parameter name, 1 without one; see ``rate_scales``.
     """
@@ -66,11 +70,12 @@ def rate_scales(model: Network, recipe: Recipe) -> dict[str, float]:
 def layer_scales(model: Segmenter, backbone: BackboneSpec, decay: float) -> dict[str, float]:
     """Layer-wise learning-rate decay: factors of the backbone's parameters by name in ``model``.
 
-    Layers are timm's own groups of this network, its classifier the top one: the last layer before
-    it gets ``decay``, the one below ``decay``², and so on. Raises HfgdError where timm knows none.
+    Layers are timm's own groups of this network (a ViT's are its blocks), its classifier the top one:
+    the last layer before it gets ``decay``, the one below ``decay``², and so on. Raises HfgdError where
+    timm knows none.
     """
-    with torch.device("meta"):
-        whole: Any = timm.create_model(backbone.name, **backbone.options)
+    with torch.device("meta"):  # with a classifier, which self-supervised networks come without
+        whole: Any = timm.create_model(backbone.name, **{"num_classes": 2, **backbone.options})
     if not hasattr(whole, "group_matcher"):
         raise HfgdError(
             f"timm knows no layers of '{backbone.name}'; leave optim.layer_decay out for it."

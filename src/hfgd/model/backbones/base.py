@@ -58,6 +58,12 @@ class Backbone(nn.Module):
         x = (image - self.mean) / self.std
         return self.pyramid(F.pad(x, (0, padded_width - width, 0, padded_height - height)))
 
+    @property
+    def licence(self) -> str | None:
+        """The licence of the pre-trained weights of this network, where timm tells one."""
+        net: Any = getattr(self, "net", None)
+        return getattr(net, "pretrained_cfg", {}).get("license")
+
     def checkpoint_activations(self) -> None:
         """Compute activations again in the backward pass; raises HfgdError where it cannot."""
         raise HfgdError("train.checkpoint_activations: this backbone cannot do that; leave it out.")

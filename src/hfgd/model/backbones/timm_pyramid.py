@@ -1,24 +1,15 @@
 """timm's pyramids: any name of timm's with a four-level pyramid."""
 
-import logging
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import timm
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.layers.format import Format
 from torch import Tensor, nn
 
-from hfgd.errors import HfgdError, unknown
+from hfgd.errors import HfgdError
 from hfgd.model.backbones.base import Backbone, Colour, find_grid
-from hfgd.progress import say
+from hfgd.model.backbones.timm_net import checkpoint_activations, make_net, undilated
 
 SWINS = ("swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr")
 PYRAMIDS = {32: (4, 8, 16, 32), 16: (4, 8, 16, 16), 8: (4, 8, 8, 8)}
@@ -53,7 +44,7 @@ class TimmPyramid(Backbone):
         strides: tuple[int, ...] = tuple(info.reduction())
         if strides != PYRAMIDS[output_stride]:
             if output_stride != 32:  # older timm leaves the option out of account
-                raise _undilated(name, output_stride)
+                raise undilated(name, output_stride)
             raise HfgdError(
                 f"backbone '{name}' gives maps at strides {list(strides)}, and the model needs "
                 f"{list(PYRAMIDS[output_stride])}; choose a network with a four-level pyramid, "
@@ -79,13 +70,7 @@ class TimmPyramid(Backbone):
 
     def checkpoint_activations(self) -> None:
         """Compute activations again in the backward pass; raises HfgdError where timm cannot."""
-        try:
-            self.net.set_grad_checkpointing(True)  # type: ignore[operator]
-        except (AttributeError, AssertionError) as error:
-            raise HfgdError(
-                f"timm cannot compute the activations of '{self.name}' again; "
-                "leave train.checkpoint_activations out for it."
-            ) from error
+        checkpoint_activations(self.net, self.name)
 
 
 def _maps(net: nn.Module, image: Tensor, nhwc: bool) -> list[Tensor]:
@@ -96,8 +81,6 @@ def _maps(net: nn.Module, image: Tensor, nhwc: bool) -> list[Tensor]:
 def _create(
     name: str, pretrained: bool | str, output_stride: int, options: dict[str, Any]
 ) -> nn.Module:
-    if not timm.is_model(name):
-        raise unknown("backbone", name, timm.list_models())
     if output_stride not in PYRAMIDS:
         raise HfgdError(f"output_stride is 32, 16 or 8, not {output_stride}.")
     if output_stride != 32:
@@ -105,121 +88,8 @@ def _create(
     if any(name.split(".")[0] in timm.list_models(module=module) for module in SWINS):
         # timm's Swin is built for one image size; this makes windows and shifts follow the input
         options = {"strict_img_size": False, "always_partition": True} | options
-    overlay = None
-    if pretrained is True:
-        say(f"pre-trained weights of '{name}': from the local cache, or downloaded once")
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; see _explain
-    if isinstance(pretrained, str):
-        overlay = {"state_dict": _read_weights(Path(pretrained), name, options)}
-    try:
-        with _from_hub() if pretrained is True else nullcontext():
-            return timm.create_model(
-                name,
-                features_only=True,
-                out_indices=(-4, -3, -2, -1),
-                pretrained=bool(pretrained),
-                pretrained_cfg_overlay=overlay,
-                **options,
-            )
-    except Exception as error:
-        raise _explain(error, name, pretrained, output_stride, options) from error
-
-
-@contextmanager
-def _from_hub() -> Iterator[None]:
-    """Where the hub cannot be reached, ask its cache only; it retries for most of a minute else."""
-    from huggingface_hub import constants
-
-    offline = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = offline or not _reachable(constants.ENDPOINT)
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = offline
-
-
-def _reachable(url: str, seconds: float = 3.0) -> bool:
-    """Whether a server takes connections; through a proxy that is not for us to say, and it may."""
-    if getproxies():
-        return True
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        with socket.create_connection((parts.hostname or "", port), timeout=seconds):
-            return True
-    except OSError:
-        return False
-
-
-def _explain(
-    error: Exception, name: str, pretrained: bool | str, output_stride: int, options: dict[str, Any]
-) -> HfgdError:
-    """One sentence for what timm raised."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if pretrained is True and not isinstance(error, TypeError):
-        return HfgdError(
-            f"the pre-trained weights of '{name}' are not in the local cache and could not be "
-            f"downloaded ({type(error).__name__}); connect once, or give a local file with "
-            "model.backbone.pretrained=PATH, or start from random weights with "
-            "model.backbone.pretrained=false."
-        )
-    if output_stride != 32 and "output_stride" in options:
-        return _undilated(name, output_stride)
-    return HfgdError(f"backbone '{name}' could not be built as a pyramid: {reason}")
-
-
-def _undilated(name: str, output_stride: int) -> HfgdError:
-    return HfgdError(
-        f"backbone '{name}' cannot be dilated to output stride {output_stride}; "
-        "use output_stride: 32 with an upsampler, or a ResNet, MobileNet or ConvNeXt."
-    )
-
-
-def _read_weights(path: Path, name: str, options: dict[str, Any]) -> dict[str, Tensor]:
-    """A local state dict, checked tensor by tensor against the network (its classifier aside)."""
-    if not path.is_file():
-        raise HfgdError(f"pre-trained weights: there is no file '{path}'.")
-    try:
-        if path.suffix == ".safetensors":
-            weights = load_file(path)
-        else:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-            weights = weights.get("state_dict", weights)
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, AttributeError) as error:
-        raise HfgdError(
-            f"pre-trained weights: '{path}' cannot be read as a safetensors file or a PyTorch "
-            f"state dict ({type(error).__name__}); it may be truncated."
-        ) from error
-    except Exception as error:  # torch raises pickle's errors for anything but plain tensors
-        raise HfgdError(
-            f"pre-trained weights: '{path}' holds more than tensors and was not loaded; "
-            "save the bare state dict, best as safetensors."
-        ) from error
-    with torch.device("meta"):
-        whole = timm.create_model(name, **options)
-    config: Any = whole.pretrained_cfg
-    classifier = config.get("classifier") or ()
-    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    expected = {
-        key: value.shape
-        for key, value in whole.state_dict().items()
-        if not key.startswith(heads or ("\0",)) and not key.endswith("num_batches_tracked")
-    }
-    missing = sorted(expected.keys() - weights.keys())
-    if missing:
-        raise HfgdError(
-            f"pre-trained weights: '{path}' lacks {len(missing)} of the {len(expected)} tensors "
-            f"of '{name}', '{missing[0]}' first; is it the state dict of another network?"
-        )
-    for key, shape in expected.items():
-        if weights[key].shape != shape and "relative_position" not in key:
-            raise HfgdError(
-                f"pre-trained weights: '{key}' in '{path}' has shape {list(weights[key].shape)}, "
-                f"and '{name}' needs {list(shape)}."
-            )
-    # what the pyramid leaves out (the classifier, the last convolution) is no news
-    logging.getLogger("timm.models._builder").setLevel(logging.ERROR)
-    return dict(weights)
+    maps = {"features_only": True, "out_indices": (-4, -3, -2, -1)}
+    return make_net(name, pretrained, options, maps)
 
 
 def _set_multi_grid(net: nn.Module, name: str, factors: tuple[int, int, int]) -> None:
