@@ -7,7 +7,6 @@ matrices; the second one, which mostly holds zeros, is applied in blocks of colu
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -159,7 +158,6 @@ def classes_of(label: Tensor, num_classes: int) -> Tensor:
     return label.masked_fill((label < 0) | (label >= num_classes), 0)
 
 
-@lru_cache(maxsize=256)
 def _columns(
     grid: Grid, n_in: int, n_out: int, stop: int, device: torch.device
 ) -> tuple[Columns, ...]:

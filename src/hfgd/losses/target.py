@@ -84,4 +84,5 @@ def _descend(index: Tensor, counts: Tensor, k: Tensor, bins: int) -> tuple[Tenso
     histogram = summed(counts.new_zeros(bins).index_add_(0, index, counts))
     above = histogram.flip(0).cumsum(0).flip(0)  # in this bin or a higher one
     found = ((above >= k).sum() - 1).clamp(min=0)
-    return found, k - above[found] + histogram[found]
+    here = found[None]  # a number alone would be read back
+    return found, k - above.take(here)[0] + histogram.take(here)[0]
