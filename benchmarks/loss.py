@@ -1,6 +1,7 @@
-"""Peak memory and time of cross-entropy and its gradient, from logits at stride 4.
+"""Peak memory and time of a loss and its gradient, from logits at stride 4.
 
     python benchmarks/loss.py [--batch 4] [--size 513] [--device cuda]
+    python benchmarks/loss.py --criteria --classes 171 --batch 2
 
 Each way runs in a process of its own. On a CPU the operating system counts its peak resident memory
 above what it held before the loss; on a GPU PyTorch's allocator does. Time: the best of three.
@@ -8,6 +9,7 @@ above what it held before the loss; on a GPU PyTorch's allocator does. Time: the
 
 import argparse
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -41,7 +43,59 @@ def mmseg(logits, label, frame):
     return loss
 
 
+def criterion(name):
+    """Ours."""
+
+    def way(logits, label, frame):
+        spec = LossSpec(criterion=name)
+        return loss_terms(SegOutput(logits, *[None] * 4, frame), label, spec)["fine"]
+
+    return way
+
+
+def full_ohem(logits, label, frame):
+    """The same pixels as ours: below 0.7, and the hardest sixteenth in any case."""
+    losses = F.cross_entropy(
+        resample.restore(logits, frame), label, ignore_index=IGNORE, reduction="none"
+    )[label != IGNORE]
+    hardest = losses.detach().topk(math.ceil(len(losses) / 16)).values[-1]
+    return losses[losses >= hardest.clamp(max=-math.log(0.7))].mean()
+
+
+def full_focal(logits, label, frame):
+    losses = F.cross_entropy(
+        resample.restore(logits, frame), label, ignore_index=IGNORE, reduction="none"
+    )[label != IGNORE]
+    return ((1 - (-losses).exp()) ** 2 * losses).mean()
+
+
+def smp(name):
+    """segmentation-models-pytorch's, on full-size logits."""
+
+    def way(logits, label, frame):
+        import segmentation_models_pytorch.losses as losses
+
+        loss = getattr(losses, name)("multiclass", ignore_index=IGNORE)
+        return loss(resample.restore(logits, frame), label)
+
+    return way
+
+
 WAYS = {"obvious": obvious, "MMSegmentation's": mmseg, "ours": ours}
+CRITERIA = {
+    "cross_entropy, ours": ours,
+    "cross_entropy, full size": obvious,
+    "ohem, ours": criterion("ohem"),
+    "ohem, full size": full_ohem,
+    "focal, ours": criterion("focal"),
+    "focal, full size": full_focal,
+    "dice, ours": criterion("dice"),
+    "dice, smp": smp("DiceLoss"),
+    "tversky, ours": criterion("tversky"),
+    "tversky, smp": smp("TverskyLoss"),
+    "lovasz, ours": criterion("lovasz"),
+    "lovasz, smp": smp("LovaszLoss"),
+}
 
 
 def run(way, classes, batch, size, device):
@@ -52,13 +106,14 @@ def run(way, classes, batch, size, device):
     label = torch.randint(0, classes, (batch, size, size), device=device)
     label[:, : size // 10] = IGNORE
     tiny = Frame((33, 33), (33, 33), Grid.CORNERS)  # loads the code, warms the threads
-    WAYS[way](logits[:1, :, :9, :9], label[:1, :33, :33], tiny).backward()
+    loss = (WAYS | CRITERIA)[way]
+    loss(logits[:1, :, :9, :9], label[:1, :33, :33], tiny).backward()
     logits.grad = None
     seconds, before = [], peak(device)
     for _ in range(3):
         synchronise(device)
         began = time.perf_counter()
-        WAYS[way](logits, label, frame).backward()
+        loss(logits, label, frame).backward()
         synchronise(device)
         seconds.append(time.perf_counter() - began)
         logits.grad = None
@@ -83,7 +138,8 @@ def main():
     parser.add_argument("--size", type=int, default=513)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--band", type=int, default=resample.BAND_CPU, help="values, on a CPU")
-    parser.add_argument("--way", choices=WAYS)
+    parser.add_argument("--way", choices=WAYS | CRITERIA)
+    parser.add_argument("--criteria", action="store_true", help="every criterion")
     arguments = parser.parse_args()
     resample.BAND_CPU = arguments.band
     if arguments.way:
@@ -95,7 +151,7 @@ def main():
     common += ["--device", arguments.device, "--band", str(arguments.band)]
     for classes in arguments.classes:
         first = None
-        for way in WAYS:
+        for way in CRITERIA if arguments.criteria else WAYS:
             command = [sys.executable, __file__, "--way", way, "--classes", str(classes), *common]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             result = json.loads(done.stdout)

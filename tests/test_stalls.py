@@ -81,6 +81,9 @@ SPECS = {
     "plain": LossSpec(),
     "all pixels": LossSpec(normalise="all"),
     "class weights": LossSpec(class_weights=(1.0, 2.0, 3.0, 4.0, 5.0)),
+    "other criteria": LossSpec(
+        criterion={"ohem": 1, "focal": 1, "dice": 1, "tversky": 1}, label_smoothing=0.1
+    ),
 }
 
 
@@ -96,7 +99,7 @@ def test_a_training_step_reads_nothing_back_and_copies_nothing(fake, backbone, s
             torch.stack(list(found.values())).sum()
         if step:
             assert copies.crossed == []
-    assert {"fine", "guide", "car_c2c"} <= found.keys()
+    assert {"fine", "guide", "car_c2c"} <= found.keys() | {name.split("_")[0] for name in found}
     assert all(term.device.type == "cuda" for term in found.values())
 
 

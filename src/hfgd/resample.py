@@ -88,7 +88,7 @@ def bands(
     count = max(1, (band or band_values(device)) // (batch * classes * width))
     for start in range(0, height, count):
         rows = slice(start, min(start + count, height))
-        source = _sources(grid, h, padded_height, rows)
+        source = sources(grid, h, padded_height, rows)
         vertical = whole[rows, source]
         yield rows, source, vertical, horizontal, vertical @ (logits[:, :, source] @ horizontal.t())
 
@@ -115,7 +115,7 @@ def matrix_table(grid: Grid, n_in: int, n_out: int, stop: int, device: torch.dev
     return _tensor(matrix, device)
 
 
-def _sources(grid: Grid, n_in: int, n_out: int, part: slice) -> slice:
+def sources(grid: Grid, n_in: int, n_out: int, part: slice) -> slice:
     """The samples of ``n_in`` that the outputs ``part`` of a resize of one axis are made of."""
     first = int(_place(grid, part.start, n_in, n_out))
     last = int(_place(grid, part.stop - 1, n_in, n_out))

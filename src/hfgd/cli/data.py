@@ -148,15 +148,37 @@ def export(
 
 @app.command()
 def info(
-    name: Annotated[str, typer.Argument(help="A known data set; all of them without one.")] = "",
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A known data set; all of them without one. With --augment: a data folder, "
+            "NAME:PATH, or 'scenes'."
+        ),
+    ] = "",
     data: Annotated[
         str | None, typer.Option(help="Where it lies; then its files are counted and shown.")
     ] = None,
     split: Annotated[str, typer.Option(help="The split of class shares and samples.")] = "train",
     limit: Annotated[int, typer.Option(min=1, help="Images read for the class shares.")] = 500,
-    out: Annotated[Path, typer.Option(help="The picture of samples.")] = Path("samples.png"),
+    augment: Annotated[
+        str | None,
+        typer.Option(help="A recipe: draw what training by it will see, on a sheet."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="With --augment: change one key, e.g. augment.blur=2."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The sheet; samples.png, or augmented.png, without it."),
+    ] = None,
 ) -> None:
     """What is known of a data set: conventions, counts, class shares, a sheet of samples."""
+    if augment is not None:
+        from hfgd.cli.augmented import show_augmented
+
+        show_augmented(data or name, split, augment, settings or [], out or Path("augmented.png"))
+        return
     from hfgd.data.known import KNOWN
     from hfgd.errors import unknown
 
@@ -169,7 +191,7 @@ def info(
         for layout in facts.layouts:
             print(f"  read as:  {layout.name}: {layout.image_form} with {layout.label_form}")
     if name and data is not None:
-        _show_data(name, data, split, limit, out)
+        _show_data(name, data, split, limit, out or Path("samples.png"))
 
 
 @app.command("class-weights")

@@ -1,6 +1,6 @@
 """The two values that data hands on, and what a data set is."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -37,6 +37,18 @@ class SegDataset(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
+@runtime_checkable
+class WithLabels(Protocol):
+    """A data set that can read a label without its image."""
+
+    def label(self, index: int) -> Tensor: ...
+
+
+def label_of(dataset: SegDataset, index: int) -> Tensor:
+    """The label (H, W) uint8 of a sample; its image is not read where that can be helped."""
+    return dataset.label(index) if isinstance(dataset, WithLabels) else dataset[index].label
+
+
 class Part:
     """``count`` samples of a data set, spread evenly over it."""
 
@@ -50,3 +62,7 @@ class Part:
 
     def __getitem__(self, position: int) -> Sample:
         return self.whole[self.indices[position]]
+
+    def label(self, position: int) -> Tensor:
+        """The label of a sample alone."""
+        return label_of(self.whole, self.indices[position])

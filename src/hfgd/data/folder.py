@@ -123,6 +123,10 @@ class FolderDataset:
             )
         return Sample(image, label, pair.name)
 
+    def label(self, index: int) -> torch.Tensor:
+        """The label of a sample alone, (H, W) uint8."""
+        return torch.from_numpy(self.label_map.load(self.pairs[index].label))
+
 
 def read_data_yaml(path: Path) -> DataYaml:
     """A checked data.yaml; raises HfgdError that names the file and the key."""

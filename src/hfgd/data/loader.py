@@ -14,7 +14,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hfgd.data.dataset import Batch, Sample, SegDataset
+from hfgd.data.sampling import Counts, Donors, RareClasses, class_counts, needs_counts
 from hfgd.data.transforms import Augment
+from hfgd.data.transforms.mixing import CopyPaste, CutMix
+from hfgd.data.transforms.streams import COPY_PASTE, CUTMIX, PARTNER, RARE, Rng, stream
 from hfgd.errors import HfgdError
 
 SHUFFLE, AUGMENT = 0, 1  # keep the streams of random numbers apart
@@ -31,11 +34,24 @@ def count_workers(setting: int | Literal["auto"]) -> int:
 
 
 class TrainStream(Dataset[Sample | HfgdError]):
-    """Sample k: pass k // N over the N images in an order of its own, augmented by (seed, k)."""
+    """Sample k: pass k // N over the N images in an order of its own, augmented by (seed, k).
 
-    def __init__(self, dataset: SegDataset, augment: Augment, seed: int) -> None:
+    ``counts``: see class_counts; counted here where they are needed and not given.
+    """
+
+    def __init__(
+        self, dataset: SegDataset, augment: Augment, seed: int, counts: Counts | None = None
+    ) -> None:
         self.dataset, self.augment, self.seed = dataset, augment, seed
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        spec = augment.spec
+        if counts is None and needs_counts(spec):
+            counts = class_counts(dataset)
+        self._rare = self._donors = None
+        if counts is not None and spec.rare_class_sampling:
+            self._rare = RareClasses(counts, spec.rare_class_temperature)
+        if counts is not None and spec.copy_paste:
+            self._donors = Donors(counts, spec.copy_paste, dataset.classes)
 
     def __getitem__(self, k: int) -> Sample | HfgdError:
         epoch, position = divmod(k, len(self.dataset))
@@ -43,10 +59,35 @@ class TrainStream(Dataset[Sample | HfgdError]):
             shuffle = np.random.default_rng([self.seed, SHUFFLE, epoch])
             self._epoch, self._order = epoch, shuffle.permutation(len(self.dataset))
         try:
-            sample = self.dataset[int(self._order[position])]
+            return self.drawn(int(self._order[position]), k)
         except HfgdError as error:
             return error  # raised by TrainBatches, so that a worker process adds no traceback
-        return self.augment(sample, np.random.default_rng([self.seed, AUGMENT, k]))
+
+    def drawn(self, index: int, k: int, wanted: int | None = None, rare: bool = True) -> Sample:
+        """What sample k is if its turn is the image ``index``; without ``rare`` it keeps it."""
+        rng = np.random.default_rng([self.seed, AUGMENT, k])
+        if self._rare is not None and rare:
+            own = stream(rng, RARE)
+            if own.uniform() < self.augment.spec.rare_class_sampling:
+                index, wanted = self._rare.draw(own)
+        sample = self.augment(self.dataset[index], rng, wanted)
+        return self._mixed(sample, rng)
+
+    def _mixed(self, sample: Sample, rng: Rng) -> Sample:
+        """The crop with parts of other images, if the recipe and the draw have it so."""
+        spec = self.augment.spec
+        own = stream(rng, COPY_PASTE)
+        if self._donors is not None and own.uniform() < spec.chance:
+            index, wanted = self._donors.draw(own)
+            other = self.augment(self.dataset[index], stream(rng, PARTNER + COPY_PASTE), wanted)
+            sample = CopyPaste(tuple(self._donors.classes)).apply(sample, other)
+        own = stream(rng, CUTMIX)
+        change = CutMix.draw(spec, own) if spec.cutmix else None
+        if change is not None:
+            index = int(own.integers(len(self.dataset)))
+            other = self.augment(self.dataset[index], stream(rng, PARTNER + CUTMIX))
+            sample = change.apply(sample, other)
+        return sample
 
 
 class TrainBatches:

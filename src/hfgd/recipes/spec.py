@@ -14,12 +14,17 @@ from pydantic import Field, ValidationError
 
 from hfgd.data.transforms import AugmentSpec
 from hfgd.errors import HfgdError, unknown
-from hfgd.losses.terms import LossSpec
+from hfgd.losses.spec import LossSpec
 from hfgd.model.config import Builder
 from hfgd.model.spec import ModelSpec
 from hfgd.values import Branch, Spec
 
-FREE = ("options", "paper")  # keys whose mapping is replaced as a whole
+FREE = (
+    "options",
+    "paper",
+    "criterion",
+    "guide_criterion",
+)  # keys whose mapping is replaced as a whole
 
 
 class DataSpec(Spec):

@@ -20,6 +20,7 @@ from hfgd.checkpoint import is_by_hand
 from hfgd.data.dataset import SegDataset
 from hfgd.data.loader import EvalBatches, TrainBatches, TrainStream, count_workers
 from hfgd.data.open import open_dataset
+from hfgd.data.sampling import Counts, class_counts, needs_counts, read_counts, write_counts
 from hfgd.data.transforms import Augment
 from hfgd.errors import HfgdError
 from hfgd.evaluation.evaluate import evaluate
@@ -185,7 +186,8 @@ class Job:
         """The trained network, or the average of its weights, and its scores if just taken."""
         settings, start = self.recipe.train, self.start
         rank, world = launched()
-        batches = self._batches(network, rank, world)
+        counts = self._class_counts()
+        batches = self._batches(network, rank, world, counts)
         _quieten()
         use_fast_matmuls()
         stop = Stop()
@@ -197,6 +199,8 @@ class Job:
         loggers = _loggers(settings, self.recipe.name, self.folder) if is_main() else []
         if new:  # a mistake in the recipe that shows above leaves no folder behind
             self.folder.start(self.recipe)
+        if counts is not None and is_main():
+            write_counts(self.folder.counts, counts)
         shown = EvalBatches(self.val_set, self.workers, rank, world, keep=True)
 
         def score(network: Network) -> Scores:
@@ -232,10 +236,22 @@ class Job:
         fresh = validation.latest_iteration == settings.iterations
         return answer, validation.latest if fresh else None
 
-    def _batches(self, network: Network, rank: int, world: int) -> TrainBatches:
+    def _class_counts(self) -> Counts | None:
+        """What sampling by class needs: the run's own, or counted by every process alike."""
+        if not needs_counts(self.recipe.augment):
+            return None
+        counts = read_counts(self.folder.counts, self.train_set) if self.start else None
+        if counts is None:
+            with Progress("counting classes", len(self.train_set)) as progress:
+                counts = class_counts(self.train_set, progress.update)
+        return counts
+
+    def _batches(
+        self, network: Network, rank: int, world: int, counts: Counts | None
+    ) -> TrainBatches:
         settings = self.recipe.train
         augment = Augment(self.recipe.augment, torch.as_tensor(network.mean), network.grid)
-        stream = TrainStream(self.train_set, augment, settings.seed)
+        stream = TrainStream(self.train_set, augment, settings.seed, counts)
         first = self.start * settings.accumulate
         share = _share(settings, world)
         return TrainBatches(stream, share, first, self.workers, rank, world)

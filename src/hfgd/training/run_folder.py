@@ -28,6 +28,7 @@ class RunFolder:
         self.train_csv = root / "logs" / "train.csv"
         self.val_csv = root / "logs" / "val.csv"
         self.state = root / "state.ckpt"
+        self.counts = root / "class-counts.npy"
         self.last = root / "last"
         self.best = root / "best"
 
