@@ -95,15 +95,24 @@ def names(page):
     return page.locator(".grid .name").all_inner_texts()
 
 
-def colours(page, canvas):
-    """The pixels of a canvas once it is drawn: rows of (r, g, b, alpha)."""
+def colours(page, canvas, settled=lambda drawn: True):
+    """The pixels of a canvas, rows of (r, g, b, alpha), once it is drawn and as expected."""
     page.wait_for_function("selector => document.querySelector(selector).width > 0", arg=canvas)
-    data = page.evaluate(
-        """selector => { const c = document.querySelector(selector);
-        return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]; }""",
-        canvas,
-    )
-    return np.array(data).reshape(6, 8, 4)
+    for _ in range(50):
+        data = page.evaluate(
+            """selector => { const shown = document.querySelector(selector);
+            const copy = document.createElement('canvas');
+            [copy.width, copy.height] = [shown.width, shown.height];
+            const context = copy.getContext('2d', {willReadFrequently: true});
+            context.drawImage(shown, 0, 0);
+            return [...context.getImageData(0, 0, copy.width, copy.height).data]; }""",
+            canvas,
+        )
+        drawn = np.array(data).reshape(6, 8, 4)
+        if settled(drawn):
+            break
+        page.wait_for_timeout(50)
+    return drawn
 
 
 def test_sort_and_filter(opened):
@@ -150,10 +159,7 @@ def test_layers_are_drawn_from_the_class_ids(opened):
     assert (drawn[1:, 4:] == [90, 90, 90, 255]).all()
     assert (drawn[0] == [0, 0, 0, 255]).all()
     page.keyboard.press("4")  # image, truth, prediction, error
-    page.wait_for_function(
-        "document.querySelector('.grid canvas').getContext('2d').getImageData(5, 3, 1, 1).data[0] > 200"
-    )
-    drawn = colours(page, ".grid canvas")
+    drawn = colours(page, ".grid canvas", lambda drawn: drawn[3, 5, 0] > 200)
     assert (drawn[1:, :4, 3] == 0).all()  # right: the photograph is seen
     assert (drawn[1:, 4:] == [214, 26, 26, 255]).all()
 
@@ -170,8 +176,8 @@ def test_two_models_lie_under_one_slider(opened):
     assert page.evaluate(clip) == "inset(0px 0px 0px 25%)"
     assert "gallery.wipe=25" in page.evaluate("location.hash")
     page.get_by_label("right", exact=True).select_option("first")
-    page.wait_for_timeout(200)
-    assert (colours(page, ".grid .side-1")[..., :3] == CLASSES.palette[0]).all()
+    drawn = colours(page, ".grid .side-1", lambda drawn: drawn[0, 0, 0] == CLASSES.palette[0][0])
+    assert (drawn[..., :3] == CLASSES.palette[0]).all()
 
 
 def test_keyboard_and_large_view(opened):
