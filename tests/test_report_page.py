@@ -1,14 +1,17 @@
 """Pictures made while scoring, and what report.html says of them."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from conftest import toy
+from conftest import TOYS, toy
 from hfgd.data.classes import ClassSet
 from hfgd.data.scenes import ScenesDataset
 from hfgd.errors import HfgdError
@@ -22,6 +25,7 @@ from hfgd.evaluation.report_page import report_page, run_curves
 from hfgd.evaluation.thumbnails import Thumbnails, picture_file, pictures_in
 from hfgd.inference.networks import NetworkLabeller
 from hfgd.inference.protocol import find_protocol
+from hfgd.model import ModelSpec, build
 
 SIZE = (45, 70)
 
@@ -166,12 +170,8 @@ def test_curves_of_runs_lie_over_one_axis(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_make_one_page(tmp_path):
-    import os
-    import subprocess
-    import sys
-
-    toy_model = labeller_of(ScenesDataset("val", 1, size=SIZE))._network
-    toy_model.save(tmp_path / "model")
+    spec = ModelSpec(backbone=TOYS["test_resnet"], width=32)
+    build(spec, ScenesDataset("val", 1).classes).save(tmp_path / "model")
     command = [sys.executable, "-m", "hfgd", "eval", str(tmp_path / "model"), "--data", "scenes"]
     command += ["--limit", "5", "--out", str(tmp_path / "out"), "--workers", "0", "--devices", "2"]
     done = subprocess.run(
