@@ -15,7 +15,7 @@ from hfgd.checkpoint import load_model, read_config
 from hfgd.cost import Cost
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
-from hfgd.export.onnx import facts_of
+from hfgd.export.write import facts_of
 from hfgd.geometry import Grid
 from hfgd.model import BackboneSpec, ModelSpec, build
 from hfgd.model.backbones import TimmPyramid, VitPyramid, make_backbone

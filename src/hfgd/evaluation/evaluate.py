@@ -12,6 +12,7 @@ from hfgd.data.loader import EvalBatches
 from hfgd.errors import HfgdError
 from hfgd.evaluation.boundary import boundary_counts, boundary_pixels
 from hfgd.evaluation.scores import ImageCounts, Scores, count_pairs
+from hfgd.evaluation.thumbnails import Thumbnails
 from hfgd.inference.labeller import Labeller
 from hfgd.parallel.processes import everywhere, joined
 
@@ -24,24 +25,29 @@ def evaluate(
     batches: EvalBatches | None = None,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    thumbnails: Thumbnails | None = None,
 ) -> Scores:
     """Score what a labeller says of every image of a data set, at the label's own size.
 
     ``boundary``: also count boundary IoU, with this width as a share of the image diagonal.
     ``batches``: this data set's, where they are kept for the next time; otherwise ``workers`` processes
-    read the images. In a run of several processes each scores its share of the images, each image
-    once, and all get the scores of all. Raises HfgdError where the data set's classes are not the
-    labeller's.
+    read the images. ``thumbnails`` keeps a picture of each. In a run of several processes each scores
+    its share of the images, each image once, and all get the scores of all. Raises HfgdError where the
+    data set's classes are not the labeller's.
     """
     check_classes(labeller.classes, dataset)
     check_unseen(labeller, dataset)
     tally = Tally(len(labeller.classes), boundary)
     batches = batches or EvalBatches(dataset, workers, *joined())
     for done, (image, label, name) in enumerate(batches, start=1):
-        labels = labeller.labels(image)
+        labels = thumbnails.labels(labeller, image) if thumbnails else labeller.labels(image)
         tally.update(labels, label.to(labels.device, non_blocking=True), name)
+        if thumbnails is not None:
+            thumbnails.keep(batches.indices[done - 1], image, label, labels)
         if progress is not None:
             progress(done, len(batches))
+    if thumbnails is not None:
+        thumbnails.finish()  # before the processes meet: the main one finds what all have written
     return tally.scores(labeller.classes, len(dataset))
 
 

@@ -114,7 +114,7 @@ class Augment:
             if aimed:
                 assert found is not None
                 pixel = np.unravel_index(found[rng.integers(len(found))], label.shape)
-                place = self._around(pixel, label, size, rng)  # type: ignore[arg-type]
+                place = self._around(pixel, label, size, rng)
             elif number:
                 height, width = (
                     int(rng.integers(max(0, n - c) + 1))
