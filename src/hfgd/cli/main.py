@@ -255,6 +255,10 @@ def evaluate_(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only that many images, spread evenly.")
     ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Fit the temperature of 'predict --confidence'."),
+    ] = False,
     device: Device = None,
     devices: Devices = 1,
     nodes: Nodes = 1,
@@ -266,11 +270,16 @@ def evaluate_(
 
     if _launched(devices, nodes):
         return
-    what = What(data, split, data_yaml, limit, workers, boundary or None, groups or ())
+    what = What(data, split, data_yaml, limit, workers, boundary or None, groups or (), calibrate)
     report, folder = evaluate_model(model, what, How(protocol, branch, device, precision), out)
     if not is_main():
         return
     _show(report)
+    if report.calibration is not None:
+        fitted = report.calibration
+        before, after = 100 * fitted.before, 100 * fitted.after
+        print(f"confidence: temperature {fitted.temperature:.3f}, kept beside the model; ", end="")
+        print(f"calibration error {before:.2f} % before, {after:.2f} % after")
     print(f"\nreport: {folder}  (report.md, report.json, panels.png, worst.png, confusion.png)")
 
 
@@ -320,15 +329,23 @@ def predict(
         str | None,
         typer.Option(help="Also write what a test server takes: cityscapes or ade20k."),
     ] = None,
+    confidence: Annotated[
+        bool,
+        typer.Option("--confidence", help="Also write confidence/: 255 times the probability."),
+    ] = False,
+    min_confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Pixels of which the model is less sure are void.")
+    ] = 0.0,
     precision: Precision = "auto",
     device: Device = None,
 ) -> None:
     """Label images: palette PNGs and overlays, in the folder structure of the input."""
     from hfgd.inference.open import How
-    from hfgd.predict import predict_files
+    from hfgd.predict import Sure, predict_files
 
     how = How(protocol, None, device, precision)
-    outcome = predict_files(model, inputs, out, how, opacity, server)
+    sure = Sure(confidence, min_confidence) if confidence or min_confidence else None
+    outcome = predict_files(model, inputs, out, how, opacity, server, sure)
     before = f" ({outcome.before} had been before)" if outcome.before else ""
     print(f"{outcome.done} images labelled{before}: {out / 'labels'}, {out / 'overlays'}")
     if outcome.failed:

@@ -12,6 +12,7 @@ from hfgd.data.loader import EvalBatches
 from hfgd.errors import HfgdError
 from hfgd.evaluation.boundary import boundary_counts, boundary_pixels
 from hfgd.evaluation.scores import ImageCounts, Scores, count_pairs
+from hfgd.inference.calibrate import Histograms
 from hfgd.inference.labeller import Labeller
 from hfgd.parallel.processes import everywhere, joined
 
@@ -24,12 +25,14 @@ def evaluate(
     batches: EvalBatches | None = None,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    confidence: Histograms | None = None,
 ) -> Scores:
     """Score what a labeller says of every image of a data set, at the label's own size.
 
     ``boundary``: also count boundary IoU, with this width as a share of the image diagonal.
     ``batches``: this data set's, where they are kept for the next time; otherwise ``workers`` processes
-    read the images. In a run of several processes each scores its share of the images, each image
+    read the images. ``confidence``: also counts this process's pixels by how sure the labeller is of
+    them. In a run of several processes each scores its share of the images, each image
     once, and all get the scores of all. Raises HfgdError where the data set's classes are not the
     labeller's.
     """
@@ -37,7 +40,11 @@ def evaluate(
     tally = Tally(len(labeller.classes), boundary)
     batches = batches or EvalBatches(dataset, workers, *joined())
     for done, (image, label, name) in enumerate(batches, start=1):
-        labels = labeller.labels(image)
+        if confidence is None:
+            labels = labeller.labels(image)
+        else:
+            half = 2 * batches.indices[done - 1] // len(dataset)
+            labels = labeller.reduced(image, confidence.watch(label, half))
         tally.update(labels, label.to(labels.device, non_blocking=True), name)
         if progress is not None:
             progress(done, len(batches))

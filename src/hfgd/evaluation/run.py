@@ -13,10 +13,11 @@ from hfgd.evaluation.evaluate import check_classes, evaluate
 from hfgd.evaluation.pictures import draw_scores, label_panels, worst_panels
 from hfgd.evaluation.report import Report
 from hfgd.evaluation.scores import Scores
+from hfgd.inference.calibrate import Calibration, Histograms, save_temperature
 from hfgd.inference.labeller import Labeller
 from hfgd.inference.open import How, open_labeller, origin
 from hfgd.parallel.device import pick_device
-from hfgd.parallel.processes import joining
+from hfgd.parallel.processes import everywhere, joining
 from hfgd.parallel.rank import is_main
 from hfgd.progress import Progress
 
@@ -28,7 +29,8 @@ class What:
     """What a model is scored on, and what is counted: what the command line may say.
 
     ``boundary``: width of boundary IoU as a share of the image diagonal; None leaves it out.
-    ``groups``: ``name=class,class`` strings, classes that are also scored as one.
+    ``groups``: ``name=class,class`` strings, classes that are also scored as one. ``calibrate``: fit
+    the temperature of the model's confidence on these images, and keep it beside the model.
     """
 
     data: str
@@ -38,6 +40,7 @@ class What:
     workers: int = 2
     boundary: float | None = WIDTH
     groups: Sequence[str] = ()
+    calibrate: bool = False
 
     def dataset(self) -> SegDataset:
         """The images and labels."""
@@ -54,18 +57,21 @@ def evaluate_model(path: str, what: What, how: How, out: Path | None = None) -> 
         dataset = what.dataset()
         check_classes(labeller.classes, dataset)
         groups = parse_groups(what.groups, dataset.classes)
-        scores = scored(labeller, dataset, what, "scoring")
+        counts = Histograms() if what.calibrate else None
+        scores = scored(labeller, dataset, what, "scoring", counts)
+        fitted = None if counts is None else _fitted(counts)
     source = origin(path)
     name = source.name
     facts = {"checkpoint": str(source.place), "precision": labeller.precision}
-    report = Report(
-        name, dataset.title, len(dataset), scores, labeller.branch, labeller.protocol, facts, groups
-    )
+    title, how_seen = dataset.title, (labeller.branch, labeller.protocol)
+    report = Report(name, title, len(dataset), scores, *how_seen, facts, groups, fitted)
     shown = f"eval-{dataset.title.replace('/', '-')}-{labeller.protocol.name}"
     folder = out or (
         source.place.with_suffix("") / shown if source.place.is_file() else Path(path) / shown
     )
     if is_main():
+        if fitted is not None:
+            save_temperature(path, labeller, fitted, dataset.title)
         report.save(folder)
         draw_scores(scores, folder)
         label_panels({name: labeller}, dataset, PANELS, folder / "panels.png")
@@ -73,8 +79,19 @@ def evaluate_model(path: str, what: What, how: How, out: Path | None = None) -> 
     return report, folder
 
 
-def scored(labeller: Labeller, dataset: SegDataset, what: What, title: str) -> Scores:
-    """The scores of a data set, with progress."""
+def _fitted(mine: Histograms) -> Calibration:
+    """The temperature, from the counts of all processes."""
+    return sum(everywhere(mine), start=Histograms()).fitted()
+
+
+def scored(
+    labeller: Labeller,
+    dataset: SegDataset,
+    what: What,
+    title: str,
+    confidence: Histograms | None = None,
+) -> Scores:
+    """The scores of a data set, with progress; ``confidence``: see ``evaluate``."""
     with Progress(title, len(dataset)) as progress:
 
         def tell(done: int, share: int) -> None:
@@ -82,7 +99,12 @@ def scored(labeller: Labeller, dataset: SegDataset, what: What, title: str) -> S
             progress.update(done)
 
         return evaluate(
-            labeller, dataset, boundary=what.boundary, workers=what.workers, progress=tell
+            labeller,
+            dataset,
+            boundary=what.boundary,
+            workers=what.workers,
+            progress=tell,
+            confidence=confidence,
         )
 
 
