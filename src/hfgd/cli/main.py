@@ -10,6 +10,7 @@ import typer
 
 from hfgd import __version__
 from hfgd.cli import data
+from hfgd.cli.review import review
 from hfgd.errors import HfgdError
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
     "3 training could not go on, 130 interrupted, 143 terminated.",
 )
 app.add_typer(data.app, name="data")
+app.command()(review)
 
 Model = Annotated[
     str, typer.Argument(help="A run folder (its last model), a model folder, a .onnx file.")
