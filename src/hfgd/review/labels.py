@@ -61,10 +61,10 @@ def review_labels(run: str, task: Task, how: How, out: Path) -> Review:
     pool = Pool.open(task.data, task.splits, task.data_yaml)
     labeller = open_labeller(run, how)
     check_classes(labeller.classes, pool)
-    terms = replace(task.terms, temperature=read_temperature(run, labeller))
     names = [key.split("/", 1)[1] for key in pool.keys]
     fold_of = None if task.folds is None else deal(names, task.folds, task.groups)
     recipe = None if task.folds is None else fold_recipe(run, task.settings or {})
+    terms = replace(task.terms, temperature=read_temperature(run, labeller))
     claim(out, _settings(run, labeller, pool, replace(task, terms=terms)))
     rows = Rows(out / "labels.jsonl")
     models = [run]
