@@ -61,6 +61,7 @@ def review(
     """Find labels that look wrong (--data), or images worth labelling next (--unlabelled)."""
     from hfgd.inference.open import How
     from hfgd.recipes import parse_overrides
+    from hfgd.review.gallery import review_page
     from hfgd.review.labels import Task, review_labels
     from hfgd.review.quality import Terms
 
@@ -76,13 +77,14 @@ def review(
     terms = Terms(sure, min_region)
     task = Task(data, splits, data_yaml, folds, groups, changes, terms, top, workers)
     found = review_labels(run, task, how, out)
+    page = review_page(found, how, top, out)
     for one in found.judged[:SHOWN]:
         quality = "no label" if one.found.quality is None else f"{one.found.quality:.4f}"
         parts = ", ".join(f"{r.labelled} → {r.suggested}" for r in one.found.regions[:3])
         print(f"{quality}  {one.key}  {parts}")
     count = sum(bool(one.found.regions) for one in found.judged)
     print(f"{len(found.judged)} labels judged, {count} with regions that look mislabelled")
-    print(f"written: {out}/review.csv, lists/ (coco.json, cvat.xml, labelstudio.json)")
+    print(f"written: {page}, review.csv, lists/ (coco.json, cvat.xml, labelstudio.json)")
 
 
 def _choose(
@@ -97,6 +99,7 @@ def _choose(
     data_yaml: Path | None,
 ) -> None:
     from hfgd.inference.open import How
+    from hfgd.review.gallery import Picked, next_page
     from hfgd.review.pool import Pool
     from hfgd.review.unlabelled import choose_next
 
@@ -108,7 +111,10 @@ def _choose(
         )
     labelled = None if data is None else Pool.open(data, splits, data_yaml)
     choice = choose_next(run, folder, count, by, how, out, labelled)
-    print(f"{len(choice.files)} images chosen by {by}: {out / 'next.txt'}, next.csv, lists/")
+    names = [path.relative_to(folder).as_posix() for path in choice.files]
+    picked = list(map(Picked, choice.files, names, choice.scores))
+    page = next_page(picked, by, run, how, out)
+    print(f"{len(picked)} images chosen by {by}: {page}, next.txt, next.csv, lists/")
     if choice.failed:
         print(f"{len(choice.failed)} could not be read:", file=sys.stderr)
         for reason in choice.failed:

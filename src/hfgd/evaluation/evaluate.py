@@ -40,11 +40,11 @@ def evaluate(
     tally = Tally(len(labeller.classes), boundary)
     batches = batches or EvalBatches(dataset, workers, *joined())
     for done, (image, label, name) in enumerate(batches, start=1):
-        if confidence is None:
-            labels = labeller.labels(image)
-        else:
+        watched = labeller
+        if confidence is not None:
             half = 2 * batches.indices[done - 1] // len(dataset)
-            labels = labeller.reduced(image, confidence.watch(label, half))
+            watched = confidence.watching(labeller, label, half)
+        labels = watched.labels(image)
         tally.update(labels, label.to(labels.device, non_blocking=True), name)
         if progress is not None:
             progress(done, len(batches))

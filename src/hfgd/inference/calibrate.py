@@ -8,6 +8,7 @@ is that of each half with the temperature of the other.
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hfgd.data.classes import IGNORE
+from hfgd.data.images import Pixels
 from hfgd.errors import HfgdError
 from hfgd.files import write_text
 from hfgd.inference.labeller import Labeller
@@ -73,34 +75,36 @@ class Histograms:
         total.loss, total.bins = self.loss + other.loss, self.bins + other.bins
         return total
 
-    def watch(self, label: "Tensor", half: int) -> "Reduce":
-        """A reduction that gives the labels of an image, and counts its pixels on the way.
+    def watching(self, labeller: Labeller, label: "Tensor", half: int) -> Labeller:
+        """The labeller, whose scores of the image with this ``label`` (H, W) are counted on their way.
 
-        ``label`` (H, W) uint8; ``half``: of the data set, 0 or 1.
+        ``half``: of the data set, 0 or 1.
         """
-        from hfgd.model.output import best
+        return _Watched(labeller, self.counting(label, half))
 
+    def counting(self, label: "Tensor", half: int) -> "Callable[[slice, Tensor], None]":
+        """What counts some rows of an image and their scores (rows, W, K)."""
         height, width = label.shape
         step = max(1, round((height * width / PIXELS) ** 0.5))
 
-        def reduce(rows: slice, scores: "Tensor") -> "Tensor":
-            labels = best(scores)
+        def count(rows: slice, scores: "Tensor") -> None:
             first = (step // 2 - rows.start) % step
             chosen = slice(first, None, step), slice(step // 2, None, step)
             truth = label[rows].to(scores.device)[chosen]
             valid = truth != IGNORE
-            right = labels[chosen][valid] == truth[valid]
-            self._count(scores[chosen][valid], truth[valid], right, half)
-            return labels
+            self._count(scores[chosen][valid], truth[valid], half)
 
-        return reduce
+        return count
 
-    def _count(self, scores: "Tensor", truth: "Tensor", right: "Tensor", half: int) -> None:
-        """Scores (n, K), classes (n,), whether the best is right (n,)."""
+    def _count(self, scores: "Tensor", truth: "Tensor", half: int) -> None:
+        """Scores (n, K) and classes (n,)."""
         import torch
+
+        from hfgd.model.output import best
 
         if not len(scores):
             return
+        right = best(scores[None])[0] == truth
         scores = (scores.float() - scores.amax(-1, keepdim=True).float()).clamp_min(LOWEST)
         given = scores.gather(-1, truth.long()[:, None])[:, 0]
         for i, temperature in enumerate(GRID.tolist()):
@@ -122,6 +126,33 @@ class Histograms:
         after = self.bins[0, of_half[1]] + self.bins[1, of_half[0]]
         before = self.bins[:, ONE].sum(0)
         return Calibration(float(GRID[best]), ece(before), ece(after), int(pixels.sum()))
+
+
+class _Watched:
+    """A Labeller whose scores are seen by ``count`` before they are reduced."""
+
+    def __init__(self, labeller: Labeller, count: "Callable[[slice, Tensor], None]") -> None:
+        self._labeller, self._see = labeller, count
+        self.classes, self.protocol = labeller.classes, labeller.protocol
+        self.branch, self.precision = labeller.branch, labeller.precision
+
+    def labels(self, image: "Tensor") -> "Tensor":
+        from hfgd.model.output import best
+
+        return self.reduced(image, lambda rows, scores: best(scores))
+
+    def reduced(self, image: "Tensor", reduce: "Reduce") -> "Tensor":
+        def both(rows: slice, scores: "Tensor") -> "Tensor":
+            self._see(rows, scores)
+            return reduce(rows, scores)
+
+        return self._labeller.reduced(image, both)
+
+    def __call__(self, pixels: Pixels) -> Pixels:
+        import torch
+
+        labels: Pixels = self.labels(torch.from_numpy(pixels).permute(2, 0, 1)).cpu().numpy()
+        return labels
 
 
 def ece(bins: Floats) -> float:
