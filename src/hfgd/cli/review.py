@@ -78,7 +78,7 @@ def review(
     task = Task(data, splits, data_yaml, folds, groups, changes, terms, top, workers)
     found = review_labels(run, task, how, out)
     page = review_page(found, how, top, out)
-    for one in found.judged[:SHOWN]:
+    for one in found.judged.first(SHOWN):
         quality = "no label" if one.found.quality is None else f"{one.found.quality:.4f}"
         parts = ", ".join(f"{r.labelled} → {r.suggested}" for r in one.found.regions[:3])
         print(f"{quality}  {one.key}  {parts}")

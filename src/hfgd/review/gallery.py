@@ -40,7 +40,7 @@ ORDERS = [
 
 def review_page(review: Review, how: How, top: int, out: Path) -> Path:
     """Write ``out/review.html`` with the ``top`` images; returns it."""
-    shown = review.judged[:top]
+    shown = review.judged.first(top)
     suspect = sum(bool(one.found.regions) for one in review.judged)
     counts = {"labels judged": len(review.judged), "with suspect regions": suspect}
     facts = {"data": review.pool.title, "judged by": _judges(review)}
@@ -74,7 +74,9 @@ def _pairs(review: Review) -> Table:
             pair = region.labelled, region.suggested
             regions[pair] += 1
             pixels[pair] += region.pixels
-    rows = [[*pair, regions[pair], count] for pair, count in pixels.most_common(PAIRS)]
+    rows: list[list[str | float | int | None]] = [
+        [*pair, regions[pair], count] for pair, count in pixels.most_common(PAIRS)
+    ]
     classes = review.pool.classes
     colours = dict(zip(classes.names, classes.palette, strict=True))
     columns = ("labelled as", "suggested", "regions", "pixels")

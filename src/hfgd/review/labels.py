@@ -17,7 +17,7 @@ from hfgd.review.folds import deal, fold_recipe, train_fold
 from hfgd.review.lists import Judged, table, write_lists
 from hfgd.review.pool import Chosen, Pool
 from hfgd.review.quality import Found, Terms, judge
-from hfgd.review.rows import Row, Rows, claim
+from hfgd.review.rows import Ranked, Row, Rows, claim
 
 TOP = 100  # images that are shown and handed back
 PLAIN = Terms()
@@ -47,7 +47,7 @@ class Task:
 class Review:
     """The images in their order, doubtful labels first; ``models``: who judged, by fold."""
 
-    judged: list[Judged]
+    judged: Ranked[Judged]
     pool: Pool
     models: list[str]
     terms: Terms
@@ -81,9 +81,9 @@ def review_labels(run: str, task: Task, how: How, out: Path) -> Review:
             if any(pool.keys[i] not in rows.done for i in places):
                 trained = open_labeller(model, how)
                 _judge(trained, pool, places, fold, terms, rows, task.workers)
-    judged = sorted(map(_judged, rows), key=_doubt)
+    judged = Ranked(rows, _doubt, _judged)
     write_text(out / "review.csv", table(judged))
-    write_lists(judged[: task.top], pool.classes, out / "lists")
+    write_lists(judged.first(task.top), pool.classes, out / "lists")
     return Review(judged, pool, models, terms)
 
 
@@ -132,7 +132,7 @@ def _judged(row: Row) -> Judged:
     return Judged(row["key"], row["file"], size, row["fold"], Found.of(row))
 
 
-def _doubt(one: Judged) -> tuple[float, str]:
+def _doubt(row: Row) -> tuple[float, str]:
     """Doubtful labels first; images without labels last."""
-    quality = one.found.quality
-    return math.inf if quality is None else quality, one.key
+    quality = row["quality"]
+    return math.inf if quality is None else quality, row["key"]

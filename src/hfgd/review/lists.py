@@ -6,7 +6,7 @@ Each region stands under the class that the model suggests; what it was labelled
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ COLUMNS = ("rank", "image", "file", "fold", "quality", "loss", "mean probability
            "height")  # fmt: skip
 
 
-def table(judged: Sequence[Judged]) -> str:
+def table(judged: Iterable[Judged]) -> str:
     """A CSV: a line for each region, and one for each image without any."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
