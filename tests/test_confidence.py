@@ -172,3 +172,22 @@ def test_void_pixels_and_a_test_server_do_not_go_together(run, model, folder, tm
     code, _, err = run("predict", model, folder / "images/val", *words)
     assert code == 2
     assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_file_without_logits_has_no_confidence(run, model, folder, tmp_path):
+    pytest.importorskip("onnxscript")
+    for name, more in (("labels", []), ("scores", ["--logits"])):
+        file = tmp_path / f"{name}.onnx"
+        assert run("export", model, "--out", file, "--size", 40, 50, *more)[0] == 0
+        words = ("--confidence", "--out", tmp_path / name)
+        code, _, err = run("predict", file, folder / "images/val", *words)
+        assert code == (0 if more else 2), err
+        assert ("export it with --logits" in err) == (not more)
+    confidence = np.asarray(Image.open(tmp_path / "scores/confidence/val0.png"))
+    out = tmp_path / "network"
+    run(
+        "predict", model, folder / "images/val", "--confidence", "--precision", "fp32", "--out", out
+    )
+    expected = np.asarray(Image.open(out / "confidence/val0.png")).astype(int)
+    assert abs(confidence - expected).max() <= 1

@@ -201,6 +201,8 @@ def test_a_review_is_written_and_goes_on(run, model, folder, tmp_path):
     best = {row["image"]: float(row["quality"]) for row in table}
     assert list(best.values()) == sorted(best.values())
     assert best.keys() == {*(f"train/train{i}" for i in range(3)), "val/val0", "val/val1"}
+    page = (tmp_path / "r/review.html").read_text()
+    assert all(f'"name": "{key}"' in page for key in best)
     rows = (tmp_path / "r/labels.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "r/labels.jsonl").write_text("".join(rows[:3]) + rows[3][:20])
     assert run("review", model, *words)[0] == 0
@@ -221,6 +223,7 @@ def test_what_to_label_next(run, model, folder, tmp_path):
         assert ("broken.jpg" in err) == (by != "random")
         assert len((out / "next.txt").read_text().splitlines()) == 2
         assert len(json.loads((out / "lists/labelstudio.json").read_text())) == 2
+        assert (out / "next.html").read_text().count('"name": ') in (1, 2)
     rows = [json.loads(line) for line in (tmp_path / "margin/images.jsonl").open()]
     best = sorted(rows, key=lambda row: -row["margin"])[:2]
     with (tmp_path / "margin/next.csv").open() as file:
@@ -281,7 +284,7 @@ def test_no_fold_is_judged_by_who_saw_it(run, folder, tmp_path, monkeypatch):
     assert code == 2
     assert "a power cut" in err
     first = dict(trained)
-    del trained["2"]
+    trained.clear()
     code, _, err = run("review", tmp_path / "run", *words)
     assert code == 0, err
     assert list(trained) == ["2"]  # the first one is done

@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from hfgd.data.images import Pixels, images_below, read_image, without_suffix
 from hfgd.data.known.cityscapes import LABEL_IDS
 from hfgd.errors import HfgdError, unknown
 from hfgd.files import is_disk_full, write_text, write_whole
+from hfgd.inference.exported import FileLabeller
 from hfgd.inference.labeller import Labeller
 from hfgd.inference.open import How, open_labeller, origin
 from hfgd.progress import Progress
@@ -126,9 +128,19 @@ class Sure:
     temperature: float = 1.0
 
     def of(self, model_path: str, labeller: Labeller, server: str | None) -> "Sure":
-        """The same with the model's temperature; raises HfgdError where void pixels cannot be."""
+        """The same with the model's temperature; raises HfgdError where void pixels cannot be, and
+        where the model or the installation gives no confidence.
+        """
         from hfgd.inference.calibrate import read_temperature
 
+        if find_spec("torch") is None:
+            raise HfgdError(
+                "--confidence and --min-confidence need PyTorch, which is not installed."
+            )
+        if isinstance(labeller, FileLabeller) and not labeller.gives_scores:
+            raise HfgdError(
+                f"'{model_path}' gives labels alone, without confidence; export it with --logits."
+            )
         if self.minimum and server is not None:
             raise HfgdError(
                 "--min-confidence leaves pixels void, which a test server does not take; "

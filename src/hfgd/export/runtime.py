@@ -46,6 +46,11 @@ class ExportedModel:
         labels: Pixels = self._run(images, "labels")
         return labels
 
+    @property
+    def gives_logits(self) -> bool:
+        """Whether the file was written with --logits."""
+        return any(output.name == "logits" for output in self._session.get_outputs())
+
     def logits(self, images: "Pixels") -> npt.NDArray[np.float32]:
         """(N, 3, H, W) uint8 RGB → logits (N, K, H, W); HfgdError where the file gives none."""
         logits: npt.NDArray[np.float32] = self._run(images, "logits")
