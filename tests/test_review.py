@@ -296,3 +296,7 @@ def test_no_fold_is_judged_by_who_saw_it(run, folder, tmp_path, monkeypatch):
     assert {row["key"] for row in rows} == set(pool.keys)
     for row in rows:
         assert row["key"].split("/")[1] not in trained[str(row["fold"] + 1)]
+    # a fold cannot be gone on with by hand, which would be on all the images
+    code, _, err = run("train", "--resume", "--out", tmp_path / "r/folds/1")
+    assert code == 2
+    assert "needs data" in err

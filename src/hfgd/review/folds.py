@@ -16,6 +16,7 @@ from hfgd.recipes.spec import Recipe, check_recipe, read_recipe_yaml
 from hfgd.review.pool import Chosen, Pool
 from hfgd.training.fit import fit
 from hfgd.training.run_folder import RunFolder
+from hfgd.training.stop import Interrupted, Terminated
 
 
 def deal(names: Sequence[str], folds: int, by: str | None = None, seed: int = 0) -> list[int]:
@@ -55,8 +56,10 @@ def fold_recipe(run: str, changes: dict[str, Any]) -> Recipe:
             "cannot be trained; leave --folds out."
         )
     recipe = check_recipe(read_recipe_yaml(folder.recipe), str(folder.recipe)).with_(**changes)
-    # held-out images are looked at once, and decide nothing
-    return recipe.with_(**{"train.validate_every": recipe.train.iterations, "train.panels": 1})
+    # held-out images are looked at once, and decide nothing; without a location nobody can go on
+    # with a fold on all of the images
+    kept = {"train.validate_every": recipe.train.iterations, "train.panels": 1}
+    return recipe.with_(**kept, **{"data.location": None, "data.data_yaml": None})
 
 
 def train_fold(recipe: Recipe, pool: Pool, fold_of: Sequence[int], fold: int, out: Path) -> Path:
@@ -70,5 +73,10 @@ def train_fold(recipe: Recipe, pool: Pool, fold_of: Sequence[int], fold: int, ou
         return folder.root
     say(f"fold {fold + 1} of {max(fold_of) + 1}: {len(sides[0])} images to train on")
     started = folder.recipe.is_file()
-    fit(recipe, folder.root, resume=started, data=(sides[0], sides[1]))
+    try:
+        fit(recipe, folder.root, resume=started, data=(sides[0], sides[1]))
+    except (Interrupted, Terminated) as error:
+        raise type(error)(
+            f"stopped in fold {fold + 1}, all is saved; the same command goes on."
+        ) from error
     return folder.root
