@@ -177,8 +177,8 @@ def next_page(picked: Sequence[Picked], by: str, run: str, how: How, out: Path) 
                     pixels = read_image(one.path)
                 except HfgdError:  # 'random' chose without looking
                     continue
-                score = 1.0 if one.score is None else one.score
-                score = min(1.0, score / highest) if by == "diverse" else score
+                score = highest if one.score is None else one.score
+                score = score / highest if by == "diverse" else score
                 values = {} if by == "random" else {"score": score}
                 yield _candidate(labeller, pixels, one.key, rank, values)
 
