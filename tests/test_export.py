@@ -23,6 +23,7 @@ from hfgd.export import check
 from hfgd.export import onnx as exporter
 from hfgd.export.facts import Facts
 from hfgd.export.runtime import ExportedModel, read_facts
+from hfgd.export.whole import Whole
 from hfgd.geometry import Frame, Grid
 from hfgd.inference.networks import NetworkLabeller
 from hfgd.inference.open import How, open_labeller
@@ -79,7 +80,15 @@ def changed(file, target, **properties):
 
 def test_every_size_is_checked(exported):
     _, checked = exported
-    assert [c.what for c in checked] == ["traced", "exact", "inexact", "smallest", "tall", "wide"]
+    assert [c.what for c in checked] == [
+        "traced",
+        "exact",
+        "inexact",
+        "smallest",
+        "tall",
+        "wide",
+        "two",
+    ]
     assert all(c.equal >= check.ENOUGH for c in checked)
     assert all(0 <= c.logits < 1e-3 for c in checked)
     sizes = {c.what: c.size for c in checked}
@@ -201,26 +210,23 @@ def test_a_network_of_ones_own(tmp_path):
 
 
 class Answers:
-    """A session that gives what it was told."""
+    """A session with outputs of its own."""
 
     def __init__(self, **outputs):
         self.outputs = outputs
 
-    def get_outputs(self):
-        return [type("Output", (), {"name": name}) for name in self.outputs]
-
-    def run(self, names, feeds):
-        return [self.outputs[name] for name in names]
+    def __call__(self, images):
+        return self.outputs
 
 
 def pair_of(labels, logits):
-    whole = exporter.Whole(toy(upsampler="none"))
+    whole = Whole(toy(upsampler="none"))
     sessions = Answers(labels=labels, logits=logits), Answers(labels=labels)
     return check.Pair(whole, Path("x.onnx"), *sessions)
 
 
 def test_what_the_check_counts():
-    whole = exporter.Whole(toy(upsampler="none"))
+    whole = Whole(toy(upsampler="none"))
     with torch.no_grad():
         labels, logits = (x.numpy() for x in whole(check.noise((100, 150))))
     pair = pair_of(labels, logits + np.float32(0.5))._replace(network=whole)

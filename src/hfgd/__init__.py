@@ -8,10 +8,10 @@ result = model.predict("street.jpg")   # result.labels, result.overlay(), result
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
 __all__ = ["HfgdError", "Network", "builder", "create", "load"]
 
 if TYPE_CHECKING:
+    __version__: str
     from hfgd.api import create, load
     from hfgd.errors import HfgdError
     from hfgd.model.build import builder
@@ -28,6 +28,10 @@ _PLACES = {
 
 def __getattr__(name: str) -> Any:
     """Import on first use: ``hfgd --help`` should not wait for PyTorch."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("hfgd")
     if name in _PLACES:
         return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module 'hfgd' has no attribute '{name}'")

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from hfgd import __version__
 from hfgd.cli import data
+from hfgd.cli.export import export
 from hfgd.cli.review import review
 from hfgd.errors import HfgdError
 
@@ -26,7 +26,7 @@ app.add_typer(data.app, name="data")
 app.command()(review)
 
 Model = Annotated[
-    str, typer.Argument(help="A run folder (its last model), a model folder, a .onnx file.")
+    str, typer.Argument(help="A run folder (its last model), a model folder, an exported file.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU where there is one.")]
 Precision = Annotated[
@@ -52,6 +52,8 @@ Toy = Annotated[
 
 def _version(show: bool) -> None:
     if show:
+        from hfgd import __version__
+
         print(__version__)
         raise typer.Exit
 
@@ -107,7 +109,7 @@ def recipes(
 @app.command()
 def info(
     recipe: Annotated[
-        str | None, typer.Argument(help="A recipe, a row, a YAML file, or an exported .onnx file.")
+        str | None, typer.Argument(help="A recipe, a row, a YAML file, or an exported file.")
     ] = None,
     table: Annotated[
         str | None, typer.Option(help="9: the paper's Table 9 beside our count.")
@@ -121,13 +123,14 @@ def info(
     """What a model costs: parameters, GMACs, GFLOPs per part; what an exported file says."""
     from hfgd.cli.show import cost_table, cost_table_9, exported_table
     from hfgd.cli.table import show
+    from hfgd.export.sessions import is_exported
 
     if (recipe is None) == (table is None):
         raise HfgdError("info takes either a recipe or --table 9.")
     if table is not None:
         show(cost_table_9(table), below=("what",))
         return
-    if (recipe or "").endswith(".onnx"):
+    if is_exported(recipe or ""):
         show(exported_table(recipe or ""))
         return
     for part in cost_table(recipe or "", size, classes, latency):
@@ -357,33 +360,7 @@ def predict(
         raise typer.Exit(1)
 
 
-@app.command()
-def export(
-    model: Annotated[str, typer.Argument(help="A run folder (its last model), or a model folder.")],
-    format: Annotated[Literal["onnx"], typer.Option(help="The kind of file.")] = "onnx",
-    size: Annotated[
-        tuple[int, int] | None, typer.Option(help="HEIGHT WIDTH: one image of this size only.")
-    ] = None,
-    dynamic: Annotated[
-        bool,
-        typer.Option("--dynamic", help="Any height, width and batch: so it is without --size."),
-    ] = False,
-    logits: Annotated[bool, typer.Option("--logits", help="Give the logits out too.")] = False,
-    input: Annotated[
-        Literal["uint8", "float"], typer.Option(help="RGB of 0..255, or of [0, 1].")
-    ] = "uint8",
-    out: Annotated[Path | None, typer.Option(help="The file; MODEL/model.onnx by default.")] = None,
-) -> None:
-    """Write a model as one file that runs without PyTorch, once it was seen to give the same labels."""
-    from hfgd.checkpoint import load_model
-    from hfgd.export.onnx import export_onnx
-
-    if dynamic and size is not None:
-        raise HfgdError("--size fixes what --dynamic leaves open; give one of them.")
-    file = out or Path(model) / "model.onnx"
-    for checked in export_onnx(load_model(model), file, size=size, logits=logits, input=input):
-        print(checked)
-    print(f"written: {file}  ({file.stat().st_size / 1e6:.1f} MB)")
+app.command()(export)
 
 
 def _launched(devices: int, nodes: int, folder: Path | None = None) -> bool:

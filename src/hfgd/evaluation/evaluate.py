@@ -37,6 +37,7 @@ def evaluate(
     labeller's.
     """
     check_classes(labeller.classes, dataset)
+    check_unseen(labeller, dataset)
     tally = Tally(len(labeller.classes), boundary)
     batches = batches or EvalBatches(dataset, workers, *joined())
     for done, (image, label, name) in enumerate(batches, start=1):
@@ -95,6 +96,16 @@ class Tally:
                 [name for name, _ in images],
                 np.stack([count for _, count in images]) if images else empty,
             ),
+        )
+
+
+def check_unseen(labeller: Labeller, dataset: SegDataset) -> None:
+    """Refuse to score an int8 file on the images that its scales were fitted to."""
+    seen = labeller.calibrated_on
+    if seen is not None and dataset.title.split(" (")[0] == seen:
+        raise HfgdError(
+            f"this int8 file was calibrated on '{seen}', whose scores would flatter it; score it on "
+            "another split."
         )
 
 

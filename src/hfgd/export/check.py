@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hfgd.errors import HfgdError
-from hfgd.export.runtime import run
+from hfgd.export.sessions import run
 from hfgd.export.whole import Whole
 from hfgd.geometry import Grid, Size
 from hfgd.resample import resize
@@ -24,19 +24,19 @@ LONG, SHORT = 289, 40  # of the tall and the wide image
 
 
 class Checked(NamedTuple):
-    """One size: the share of equal labels, and the largest difference of any two logits."""
+    """One size: the share of equal labels, and the largest difference of any two logits, if told."""
 
     what: str
     size: Size
     equal: float
-    logits: float
+    logits: float | None
 
     def __str__(self) -> str:
         height, width = self.size
-        return (
-            f"{self.what:8} {height:5}×{width:<5} {100 * self.equal:8.4f} % of labels equal, "
-            f"logits differ by {self.logits:.1e} at most"
-        )
+        told = f"{self.what:8} {height:5}×{width:<5} {100 * self.equal:8.4f} % of labels equal"
+        if self.logits is None:
+            return told
+        return f"{told}, logits differ by {self.logits:.1e} at most"
 
 
 class Pair(NamedTuple):
@@ -57,7 +57,7 @@ class Pair(NamedTuple):
 
 
 def check_dynamic(pair: Pair, traced: Size, exact: Size) -> tuple[list[Checked], int]:
-    """Compare at six sizes; returns them and the smallest side that the file takes.
+    """Compare at six sizes, and with two images at once; returns that and the smallest side it takes.
 
     Raises HfgdError, which says where, if fewer than 99.99 % of labels are equal anywhere.
     """
@@ -71,7 +71,8 @@ def check_dynamic(pair: Pair, traced: Size, exact: Size) -> tuple[list[Checked],
         "tall": (max(LONG, 2 * short), short),
         "wide": (short, max(LONG, 2 * short)),
     }
-    return [compare(pair, what, size) for what, size in sizes.items()], smallest
+    checked = [compare(pair, what, size) for what, size in sizes.items()]
+    return [*checked, compare(pair, "two", sizes["inexact"], count=2)], smallest
 
 
 def find_smallest(pair: Pair) -> int:
@@ -87,9 +88,9 @@ def find_smallest(pair: Pair) -> int:
     raise HfgdError(f"the exported file was deleted: it fails on every small image. {why}")
 
 
-def compare(pair: Pair, what: str, size: Size, seed: int = 0) -> Checked:
+def compare(pair: Pair, what: str, size: Size, seed: int = 0, count: int = 1) -> Checked:
     """Both at one size; raises HfgdError if they are not the same model."""
-    image = noise(size, seed)
+    image = noise(size, seed, count)
     with torch.no_grad():
         labels, logits = (x.numpy() for x in pair.network(pair.network.as_input(image)))
     found = pair.outputs(image)

@@ -19,7 +19,8 @@ class Facts(BaseModel):
 
     ``smallest``: images with a side below it are padded to it first. ``size``: the only one that the
     file takes; None for any. ``mean`` and ``std``: what the file normalises with, inside; ``mean`` is
-    also what it pads with. Licences are 'unknown' where nobody said.
+    also what it pads with. ``precision``: fp32, or int8, whose scales come from images of
+    ``calibrated_on`` (data/split). Licences are 'unknown' where nobody said.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -35,6 +36,8 @@ class Facts(BaseModel):
     size: Size | None = None
     smallest: Size = (1, 1)
     crop: Size
+    precision: str = "fp32"
+    calibrated_on: str = ""
     mean: tuple[float, float, float]
     std: tuple[float, float, float] | None = None
     licence_of_code: str = "Apache-2.0"

@@ -1,6 +1,5 @@
-"""An exported file as a labeller, with onnxruntime and numpy: nothing in here imports torch."""
+"""An exported file as a function of arrays: nothing in here imports torch."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,26 +9,30 @@ import numpy.typing as npt
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
 from hfgd.export.facts import Facts
+from hfgd.export.sessions import Session, open_session, run
 from hfgd.geometry import Size
+from hfgd.values import Precision
 
 if TYPE_CHECKING:
     from hfgd.data.images import Pixels
-
-CPU = ("CPUExecutionProvider",)
 
 
 class ExportedModel:
     """RGB image → label map at its size, by a file that ``hfgd export`` wrote.
 
-    ``providers``: onnxruntime's, in order of preference. ``facts`` is what the file says of itself.
-    Raises HfgdError for a file that is missing, damaged or foreign, and without onnxruntime.
+    The suffix says which runtime: see sessions/. ``facts`` is what the file says of itself. Raises
+    HfgdError for a file that is missing, damaged or foreign, and without its runtime.
     """
 
-    def __init__(self, path: str | Path, providers: Sequence[str] = CPU) -> None:
+    def __init__(
+        self, path: str | Path, device: str | None = None, precision: Precision = "fp32"
+    ) -> None:
         self.path = Path(path)
-        self._session = open_session(self.path, providers)
+        self._session = open_session(self.path, device, precision)
         self.facts = _facts_of(self._session, self.path)
         self.classes: ClassSet = self.facts.class_set
+        quantised = self.facts.precision == "int8"
+        self.precision = "int8" if quantised else self._session.precision
 
     def __call__(self, pixels: "Pixels") -> "Pixels":
         """(H, W, 3) uint8 RGB → class ids (H, W) uint8."""
@@ -48,8 +51,10 @@ class ExportedModel:
 
     @property
     def gives_logits(self) -> bool:
-        """Whether the file was written with --logits."""
-        return any(output.name == "logits" for output in self._session.get_outputs())
+        """Whether the file was written with --logits: seen by a small image."""
+        size = self.facts.size or self.facts.smallest
+        x = self._input(np.zeros((1, 3, *size), dtype=np.uint8))
+        return "logits" in run(self._session, self.path, x)
 
     def logits(self, images: "Pixels") -> npt.NDArray[np.float32]:
         """(N, 3, H, W) uint8 RGB → logits (N, K, H, W); HfgdError where the file gives none."""
@@ -59,15 +64,16 @@ class ExportedModel:
     def _run(self, images: "Pixels", name: str) -> Any:
         height, width = images.shape[2:]
         self._check_size((height, width))
-        x: npt.NDArray[Any] = self._padded(images)
-        if self.facts.input == "float":
-            x = x.astype(np.float32) / 255
-        outputs = run(self._session, self.path, x)
+        outputs = run(self._session, self.path, self._input(images))
         if name not in outputs:
             raise HfgdError(
                 f"'{self.path}' gives labels alone, and this needs its logits; export it with --logits."
             )
         return outputs[name][..., :height, :width]
+
+    def _input(self, images: "Pixels") -> npt.NDArray[Any]:
+        x: npt.NDArray[Any] = self._padded(images)
+        return x.astype(np.float32) / 255 if self.facts.input == "float" else x
 
     def _check_size(self, size: Size) -> None:
         only = self.facts.size
@@ -92,49 +98,11 @@ class ExportedModel:
 
 def read_facts(path: str | Path) -> Facts:
     """What an exported file says of itself; raises HfgdError as ExportedModel does."""
-    return _facts_of(open_session(Path(path), CPU, optimise=False), Path(path))
+    return _facts_of(open_session(Path(path), facts_only=True), Path(path))
 
 
-def open_session(path: Path, providers: Sequence[str], optimise: bool = True) -> Any:
-    """An onnxruntime session; raises HfgdError without onnxruntime, and for what is no ONNX file."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise HfgdError(
-            f"'{path}' is run by onnxruntime, which is not installed; install hfgd[export], or "
-            "onnxruntime alone."
-        ) from error
-    if not path.is_file():
-        raise HfgdError(f"there is no file '{path}'; 'hfgd export RUN' writes one.")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised, and told once
-    if not optimise:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
-    except Exception as error:  # onnxruntime has an exception for each way
-        raise HfgdError(
-            f"'{path}' is truncated or no ONNX file that onnxruntime can run "
-            f"({_first_words(error)}); export it again."
-        ) from error
-
-
-def run(session: Any, path: Path, images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-    """The outputs by name, for images (N, 3, H, W) of the file's type; HfgdError where it fails."""
-    names = [output.name for output in session.get_outputs()]
-    try:
-        return dict(zip(names, session.run(names, {"image": images}), strict=True))
-    except Exception as error:
-        if "memory" in str(error).lower() or "alloc" in str(error).lower():
-            raise MemoryError(str(error)) from error
-        size = "×".join(map(str, images.shape[2:]))
-        raise HfgdError(
-            f"'{path}' cannot label an image of {size} (height × width): {_first_words(error)}"
-        ) from error
-
-
-def _facts_of(session: Any, path: Path) -> Facts:
-    properties = session.get_modelmeta().custom_metadata_map
+def _facts_of(session: Session, path: Path) -> Facts:
+    properties = session.properties
     try:
         return Facts.of_properties(properties)
     except ValueError as error:
@@ -142,9 +110,5 @@ def _facts_of(session: Any, path: Path) -> Facts:
         if "hfgd.classes" in properties:
             why = "what it says of itself is damaged, or of a newer hfgd"
         raise HfgdError(
-            f"'{path}' is an ONNX file that 'hfgd export' did not write ({why}); export it again."
+            f"'{path}' is a file that 'hfgd export' did not write ({why}); export it again."
         ) from error
-
-
-def _first_words(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]

@@ -135,6 +135,7 @@ class _Watched:
         self._labeller, self._see = labeller, count
         self.classes, self.protocol = labeller.classes, labeller.protocol
         self.branch, self.precision = labeller.branch, labeller.precision
+        self.calibrated_on = labeller.calibrated_on
 
     def labels(self, image: "Tensor") -> "Tensor":
         from hfgd.model.output import best

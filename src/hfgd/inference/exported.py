@@ -1,26 +1,17 @@
 """An exported file where a PyTorch network would stand."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfgd.data.images import Pixels
 from hfgd.errors import HfgdError
-from hfgd.export.runtime import CPU, ExportedModel
+from hfgd.export.runtime import ExportedModel
 from hfgd.inference.protocol import SINGLE_SCALE
-from hfgd.progress import say
 from hfgd.values import Branch, Precision
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hfgd.inference.labeller import Reduce
-
-GPU = "CUDAExecutionProvider"
-
-
-def is_exported(path: str | Path) -> bool:
-    """Whether a path names an exported file: by its suffix."""
-    return Path(path).suffix == ".onnx"
 
 
 class FileLabeller:
@@ -42,16 +33,17 @@ class FileLabeller:
                 f"'{path}' holds one whole pass over an image: --protocol {protocol} needs the run "
                 "folder it was exported from; use ss."
             )
-        if precision not in ("fp32", "auto"):
-            raise HfgdError(f"'{path}' holds fp32 numbers; leave --precision {precision} out.")
-        self._model = ExportedModel(path, _providers(device))
+        self._model = ExportedModel(path, device, precision)
         own = self._model.facts.branch
         if branch not in (None, own):
             raise HfgdError(
                 f"'{path}' holds the {own} branch alone; score the {branch} branch with the run "
                 "folder it was exported from."
             )
-        self.classes, self.protocol, self.precision = self._model.classes, SINGLE_SCALE, "fp32"
+        self.classes, self.protocol = self._model.classes, SINGLE_SCALE
+        facts = self._model.facts
+        self.precision = self._model.precision
+        self.calibrated_on = facts.calibrated_on or None
         self.branch: Branch = "guide" if own == "guide" else "aux" if own == "aux" else "fine"
 
     @property
@@ -75,17 +67,3 @@ class FileLabeller:
     def __call__(self, pixels: Pixels) -> Pixels:
         """(H, W, 3) uint8 RGB → class ids (H, W) uint8."""
         return self._model(pixels)
-
-
-def _providers(device: str | None) -> tuple[str, ...]:
-    """onnxruntime's, for a device; a GPU is used where onnxruntime has one."""
-    if device is None or not device.startswith("cuda"):
-        return CPU
-    try:
-        from onnxruntime import get_available_providers
-    except ImportError:
-        return CPU  # opening the file says what to install
-    if GPU in get_available_providers():
-        return GPU, *CPU
-    say("this onnxruntime has no part for GPUs (onnxruntime-gpu has): the file runs on the CPU")
-    return CPU

@@ -27,6 +27,7 @@ class Labeller(Protocol):
     protocol: protocols.Protocol
     branch: Branch
     precision: str
+    calibrated_on: str | None  # data/split that an int8 file took its scales from
 
     def labels(self, image: "Tensor") -> "Tensor":
         """(3, H, W) uint8 RGB → class ids (H, W) uint8, on the labeller's own device."""

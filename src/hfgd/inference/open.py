@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hfgd.export.runtime import read_facts
+from hfgd.export.sessions import is_exported
 from hfgd.geometry import Size
-from hfgd.inference.exported import FileLabeller, is_exported
+from hfgd.inference.exported import FileLabeller
 from hfgd.inference.labeller import Labeller
 from hfgd.inference.protocol import find_protocol
 from hfgd.values import Branch, Precision

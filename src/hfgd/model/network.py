@@ -80,13 +80,13 @@ class Network(nn.Module):
         logits: bool = False,
         input: Literal["uint8", "float"] = "uint8",
     ) -> "list[Checked]":
-        """Write an ONNX file that onnxruntime alone can run, checked against this network.
+        """Write a file that runs without this network, checked against it: .onnx, .xml or .pt2.
 
-        See ``hfgd.export.onnx.export_onnx``; ``hfgd.export.runtime.ExportedModel`` runs the file.
+        See ``hfgd.export.write.export_model``; ``hfgd.export.runtime.ExportedModel`` runs the file.
         """
-        from hfgd.export.onnx import export_onnx
+        from hfgd.export.write import export_model
 
-        return export_onnx(self, path, size=size, logits=logits, input=input)
+        return export_model(self, path, size=size, logits=logits, input=input)
 
 
 @contextmanager

@@ -1,0 +1,60 @@
+"""AOTInductor's packages: machine code of the network, for this kind of CPU, run by torch."""
+
+import json
+import platform
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from hfgd.errors import HfgdError
+from hfgd.export.sessions.base import missing, only_fp32, unreadable
+from hfgd.values import Precision
+
+FACTS = "extra/hfgd.json"  # below the package's own top folder
+
+
+class Pt2Session:
+    """See Session."""
+
+    properties: Mapping[str, str]
+    precision: str = "fp32"
+
+    def __init__(
+        self, path: Path, device: str | None, precision: Precision, facts_only: bool
+    ) -> None:
+        only_fp32(path, precision)
+        try:
+            with zipfile.ZipFile(path) as package:
+                names = [name for name in package.namelist() if name.endswith(FACTS)]
+                self.properties = json.loads(package.read(names[0])) if names else {}
+        except (zipfile.BadZipFile, ValueError, OSError) as error:
+            raise unreadable(path, "AOTInductor package", error) from error
+        machine = self.properties.get("machine", platform.machine())
+        if machine != platform.machine():
+            raise HfgdError(
+                f"'{path}' holds machine code for {machine}, and this is {platform.machine()}; "
+                "export it on such a machine, or as ONNX."
+            )
+        if facts_only:
+            return
+        try:
+            import torch
+            from torch._inductor import aoti_load_package
+        except ImportError as error:
+            raise missing(path, "torch", "export") from error
+        self._torch = torch
+        try:
+            self._model = aoti_load_package(str(path))
+        except Exception as error:  # whatever the loader says
+            raise unreadable(path, "AOTInductor package", error) from error
+
+    def __call__(self, images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        with self._torch.inference_mode():
+            outputs = self._model(self._torch.from_numpy(images))
+        return {
+            name: output.numpy()
+            for name, output in zip(("labels", "logits"), outputs, strict=False)
+        }
