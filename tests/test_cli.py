@@ -67,7 +67,8 @@ def test_eval_prints_a_table_and_writes_reports(run, model, folder, tmp_path):
     assert "label pixels" in out
     names = {path.name for path in (tmp_path / "r").iterdir()}
     assert names == {
-        "report.json", "report.md", "confusion.png", "iou_per_class.png", "panels.png", "worst.png"
+        "report.json", "report.html", "report.md", "confusion.png", "iou_per_class.png", "panels.png",
+        "worst.png",
     }  # fmt: skip
     assert run("val", model, "--data", folder, "--out", tmp_path / "r2")[0] == 0  # the alias
 
@@ -260,7 +261,7 @@ def test_compare_two_models(run, model, folder, tmp_path):
     assert code == 0, err
     assert "| mIoU |" in out
     assert {p.name for p in (tmp_path / "c").iterdir()} == {
-        "compare.md", "compare.json", "compare.png"
+        "compare.md", "report.html", "compare.json", "compare.png"
     }  # fmt: skip
     assert run("compare", model, "--data", folder)[0] == 2
     assert "compare needs --data" in run("compare", model, other)[2]

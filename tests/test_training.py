@@ -26,8 +26,9 @@ def test_run_folder_holds_everything(folder, tmp_path):
     run = fit(recipe(folder), tmp_path / "run")
     names = {str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("*")}
     assert {
-        "recipe.yaml", "environment.json", "report.md", "report.json", "curves.png", "panels.png",
-        "confusion.png", "iou_per_class.png", "logs/train.csv", "logs/val.csv", "state.ckpt",
+        "recipe.yaml", "environment.json", "report.md", "report.json", "report.html", "panels.png",
+        "curves.png", "confusion.png", "iou_per_class.png", "logs/train.csv", "logs/val.csv",
+        "state.ckpt",
         "last/model.safetensors", "last/config.json", "best/model.safetensors",
     } <= names  # fmt: skip
     assert any(name.startswith("logs/tensorboard/events") for name in names)

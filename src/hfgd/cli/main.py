@@ -41,6 +41,9 @@ DataYaml = Annotated[
     Path | None, typer.Option(help="A data.yaml that does not lie in the data folder.")
 ]
 
+Gallery = Annotated[
+    int, typer.Option(min=0, help="Images in report.html at most: telling ones and some others.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change one key, e.g. --set optim.lr=0.02; repeatable."),
@@ -228,7 +231,7 @@ def train(
     if not is_main():
         return
     _show(run.report)
-    print(f"\nrun folder: {run.folder.root}  (report.md, panels.png, curves.png, confusion.png)")
+    print(f"\nrun folder: {run.folder.root}  (report.html, report.md, panels.png, …)")
     print(f"next:       hfgd predict {run.folder.root} IMAGE_OR_FOLDER --out predictions")
 
 
@@ -264,6 +267,7 @@ def evaluate_(
         bool,
         typer.Option("--calibrate", help="Fit the temperature of 'predict --confidence'."),
     ] = False,
+    gallery: Gallery = 500,
     device: Device = None,
     devices: Devices = 1,
     nodes: Nodes = 1,
@@ -275,7 +279,9 @@ def evaluate_(
 
     if _launched(devices, nodes):
         return
-    what = What(data, split, data_yaml, limit, workers, boundary or None, groups or (), calibrate)
+    what = What(
+        data, split, data_yaml, limit, workers, boundary or None, groups or (), gallery, calibrate
+    )
     report, folder = evaluate_model(model, what, How(protocol, branch, device, precision), out)
     if not is_main():
         return
@@ -285,7 +291,7 @@ def evaluate_(
         before, after = 100 * fitted.before, 100 * fitted.after
         print(f"confidence: temperature {fitted.temperature:.3f}, kept beside the model; ", end="")
         print(f"calibration error {before:.2f} % before, {after:.2f} % after")
-    print(f"\nreport: {folder}  (report.md, report.json, panels.png, worst.png, confusion.png)")
+    print(f"\nreport: {folder}  (report.html, report.md, report.json, panels.png, …)")
 
 
 @app.command()
@@ -302,10 +308,13 @@ def compare(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only that many images, spread evenly.")
     ] = None,
+    gallery: Gallery = 500,
     precision: Precision = "fp32",
     device: Device = None,
 ) -> None:
     """Models side by side: per-class differences with intervals, and panels of where they differ."""
+    from dataclasses import replace
+
     from hfgd.evaluation.compare import compare as run
     from hfgd.evaluation.compare import validated_on
     from hfgd.evaluation.run import What
@@ -316,8 +325,9 @@ def compare(
         if data is None
         else What(data, split or "val", data_yaml, limit)
     )
+    what = replace(what, gallery=gallery)
     print(run(models, How(protocol, None, device, precision), what, out, count))
-    print(f"written: {out}/compare.md, compare.json, compare.png")
+    print(f"written: {out}/report.html, compare.md, compare.json, compare.png")
 
 
 app.command("val", hidden=True, help="The same as eval.")(evaluate_)

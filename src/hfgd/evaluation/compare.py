@@ -5,7 +5,7 @@ over the images: both models are scored on the same resampled images, 1000 times
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,17 @@ import numpy as np
 
 from hfgd.data.dataset import SegDataset
 from hfgd.errors import HfgdError
+from hfgd.evaluation.page.sections import Table
 from hfgd.evaluation.pictures import panel_row
 from hfgd.evaluation.plots import panels
 from hfgd.evaluation.report import percent
+from hfgd.evaluation.report_gallery import Shown
+from hfgd.evaluation.report_page import comparison_page, run_folder_of
 from hfgd.evaluation.run import What, scored
 from hfgd.evaluation.scores import Floats, ImageCounts, Scores
+from hfgd.evaluation.thumbnails import pictures_in
 from hfgd.files import write_text
+from hfgd.inference.labeller import Labeller
 from hfgd.inference.open import How, open_labeller, origin
 from hfgd.recipes.spec import check_recipe, read_recipe_yaml
 
@@ -78,7 +83,7 @@ def bootstrap(first: ImageCounts, second: ImageCounts, seed: int) -> tuple[Float
 
 
 def compare(paths: Sequence[str], how: How, what: What, out: Path, count: int = 6) -> str:
-    """Score the models on one data set and write compare.md, compare.json and compare.png.
+    """Score the models on one data set and write compare.md, .json, .png and report.html.
 
     ``how`` is for all models, but a model of another branch keeps it. ``count``: images in the
     picture. Returns the Markdown.
@@ -89,29 +94,53 @@ def compare(paths: Sequence[str], how: How, what: What, out: Path, count: int = 
     dataset = what.dataset()
     how = replace(how, crop=origin(paths[0]).crop)  # one protocol for all
     labellers = {t: open_labeller(p, how) for t, p in zip(names, paths, strict=True)}
-    scores = {t: scored(x, dataset, what, f"scoring {t}") for t, x in labellers.items()}
-    first, *others = scores
-    protocol = labellers[first].protocol
-    found = {title: differences(scores[first], scores[title]) for title in others}
+    with pictures_in(out) as pictures:
+        scores = {
+            t: scored(x, dataset, what, f"scoring {t}", pictures, model)
+            for model, (t, x) in enumerate(labellers.items())
+        }
+        first, *others = scores
+        found = {title: differences(scores[first], scores[title]) for title in others}
+        facts = _facts(labellers, dataset)
+        shown = Shown(scores, dataset, pictures, what.gallery)
+        tables = [_table(first, title, rows) for title, rows in found.items()]
+        places = {t: run_folder_of(origin(p).place) for t, p in zip(names, paths, strict=True)}
+        runs = {title: place for title, place in places.items() if place is not None}
+        comparison_page(f"Compared on {dataset.title}", scores, tables, shown, facts, out, runs)
+    text = _markdown(first, found, dataset, facts)
+    write_text(out / "compare.md", text)
+    rows = {title: [d.as_dict() for d in rows] for title, rows in found.items()}
+    protocol = labellers[first].protocol.model_dump(mode="json")
+    content = {"data": dataset.title, "protocol": protocol, "first": first, "differences": rows}
+    write_text(out / "compare.json", json.dumps(content, indent=1) + "\n")
+    chosen = telling_images(scores[first], scores[others[-1]], count)
+    if chosen:
+        panel_rows = [panel_row(labellers, dataset[i]) for i in chosen]
+        panels(panel_rows, dataset.classes, out / "compare.png", differences=True)
+    return text
+
+
+def _facts(labellers: Mapping[str, Labeller], dataset: SegDataset) -> dict[str, str]:
+    first = next(iter(labellers.values()))
     facts = {
         "images": str(len(dataset)),
-        "protocol": protocol.describe(),
+        "protocol": first.protocol.describe(),
         "precision": ", ".join(dict.fromkeys(x.precision for x in labellers.values())),
     }
     branches = {t: x.branch for t, x in labellers.items() if x.branch != "fine"}
     if branches:
         facts["branch"] = ", ".join(f"{branch} of {title}" for title, branch in branches.items())
-    text = _markdown(first, found, dataset, facts)
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "compare.md", text)
-    rows = {title: [d.as_dict() for d in rows] for title, rows in found.items()}
-    content = {"data": dataset.title, "protocol": protocol.model_dump(mode="json"), "first": first}
-    write_text(out / "compare.json", json.dumps(content | {"differences": rows}, indent=1) + "\n")
-    chosen = telling_images(scores[first], scores[others[-1]], count)
-    if chosen:
-        shown = [panel_row(labellers, dataset[i]) for i in chosen]
-        panels(shown, dataset.classes, out / "compare.png", differences=True)
-    return text
+    return facts
+
+
+def _table(first: str, second: str, rows: Sequence[Difference]) -> Table:
+    """The differences for a page."""
+    columns = ["class", first, second, "difference", "from", "to"]
+    cells: list[list[str | float | int | None]] = [
+        [row.name, 100 * row.first, 100 * row.second, row.points, row.low, row.high] for row in rows
+    ]
+    note = f"IoU in percent; from … to: 95 % interval, {RESAMPLES} paired resamples of the images."
+    return Table(f"{second} against {first}", columns, cells, dict.fromkeys(columns, 2), note)
 
 
 def validated_on(

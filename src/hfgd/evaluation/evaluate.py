@@ -12,6 +12,7 @@ from hfgd.data.loader import EvalBatches
 from hfgd.errors import HfgdError
 from hfgd.evaluation.boundary import boundary_counts, boundary_pixels
 from hfgd.evaluation.scores import ImageCounts, Scores, count_pairs
+from hfgd.evaluation.thumbnails import Thumbnails
 from hfgd.inference.calibrate import Histograms
 from hfgd.inference.labeller import Labeller
 from hfgd.parallel.processes import everywhere, joined
@@ -25,16 +26,17 @@ def evaluate(
     batches: EvalBatches | None = None,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    thumbnails: Thumbnails | None = None,
     confidence: Histograms | None = None,
 ) -> Scores:
     """Score what a labeller says of every image of a data set, at the label's own size.
 
     ``boundary``: also count boundary IoU, with this width as a share of the image diagonal.
     ``batches``: this data set's, where they are kept for the next time; otherwise ``workers`` processes
-    read the images. ``confidence``: also counts this process's pixels by how sure the labeller is of
-    them. In a run of several processes each scores its share of the images, each image
-    once, and all get the scores of all. Raises HfgdError where the data set's classes are not the
-    labeller's.
+    read the images. ``thumbnails`` keeps a picture of each. ``confidence``: also counts this process's
+    pixels by how sure the labeller is of them. In a run of several processes each scores its share of
+    the images, each image once, and all get the scores of all. Raises HfgdError where the data set's
+    classes are not the labeller's.
     """
     check_classes(labeller.classes, dataset)
     check_unseen(labeller, dataset)
@@ -45,10 +47,14 @@ def evaluate(
         if confidence is not None:
             half = 2 * batches.indices[done - 1] // len(dataset)
             watched = confidence.watching(labeller, label, half)
-        labels = watched.labels(image)
+        labels = thumbnails.labels(watched, image) if thumbnails else watched.labels(image)
         tally.update(labels, label.to(labels.device, non_blocking=True), name)
+        if thumbnails is not None:
+            thumbnails.keep(batches.indices[done - 1], image, label, labels)
         if progress is not None:
             progress(done, len(batches))
+    if thumbnails is not None:
+        thumbnails.finish()  # before the processes meet: the main one finds what all have written
     return tally.scores(labeller.classes, len(dataset))
 
 

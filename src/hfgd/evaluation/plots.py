@@ -167,7 +167,7 @@ def class_bars(scores: Scores, path: Path) -> None:
 
 def curves(train_csv: Path, val_csv: Path, path: Path) -> None:
     """Losses by name (log scale) above, validation scores below, over the iterations."""
-    train, val = _columns(train_csv), _columns(val_csv)
+    train, val = csv_columns(train_csv), csv_columns(val_csv)
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 6.5), sharex=True)
     for name in (n for n in train if n not in ("iteration", "lr")):
         style: dict[str, Any] = {"color": "black", "linewidth": 1.6} if name == "loss" else {}
@@ -189,7 +189,8 @@ def curves(train_csv: Path, val_csv: Path, path: Path) -> None:
     _save(figure, path)
 
 
-def _columns(path: Path) -> dict[str, list[float]]:
+def csv_columns(path: Path) -> dict[str, list[float]]:
+    """A CSV file of numbers by column; an "iteration" without rows where there is no file."""
     if not path.is_file():
         return {"iteration": []}
     with path.open(newline="") as file:

@@ -12,7 +12,10 @@ from hfgd.evaluation.boundary import WIDTH
 from hfgd.evaluation.evaluate import check_classes, evaluate
 from hfgd.evaluation.pictures import draw_scores, label_panels, worst_panels
 from hfgd.evaluation.report import Report
+from hfgd.evaluation.report_gallery import GALLERY, Shown
+from hfgd.evaluation.report_page import report_page, run_folder_of
 from hfgd.evaluation.scores import Scores
+from hfgd.evaluation.thumbnails import Thumbnails, pictures_in
 from hfgd.inference.calibrate import Calibration, Histograms, save_temperature
 from hfgd.inference.labeller import Labeller
 from hfgd.inference.open import How, open_labeller, origin
@@ -28,6 +31,7 @@ PANELS = 4
 class What:
     """What a model is scored on, and what is counted: what the command line may say.
 
+    ``gallery``: images in report.html at most; 0 leaves them out.
     ``boundary``: width of boundary IoU as a share of the image diagonal; None leaves it out.
     ``groups``: ``name=class,class`` strings, classes that are also scored as one. ``calibrate``: fit
     the temperature of the model's confidence on these images, and keep it beside the model.
@@ -40,6 +44,7 @@ class What:
     workers: int = 2
     boundary: float | None = WIDTH
     groups: Sequence[str] = ()
+    gallery: int = GALLERY
     calibrate: bool = False
 
     def dataset(self) -> SegDataset:
@@ -52,27 +57,29 @@ def evaluate_model(path: str, what: What, how: How, out: Path | None = None) -> 
 
     Started as one of several processes it scores its share of the images, and the main one writes.
     """
+    source = origin(path)
     with joining(pick_device(how.device)) as place:
         labeller = open_labeller(path, how.on(place))
         dataset = what.dataset()
         check_classes(labeller.classes, dataset)
         groups = parse_groups(what.groups, dataset.classes)
+        folder = out or _folder(source.place, Path(path), dataset, labeller)
         counts = Histograms() if what.calibrate else None
-        scores = scored(labeller, dataset, what, "scoring", counts)
-        fitted = None if counts is None else _fitted(counts)
-    source = origin(path)
-    name = source.name
-    facts = {"checkpoint": str(source.place), "precision": labeller.precision}
-    title, how_seen = dataset.title, (labeller.branch, labeller.protocol)
-    report = Report(name, title, len(dataset), scores, *how_seen, facts, groups, fitted)
-    shown = f"eval-{dataset.title.replace('/', '-')}-{labeller.protocol.name}"
-    folder = out or (
-        source.place.with_suffix("") / shown if source.place.is_file() else Path(path) / shown
-    )
+        with pictures_in(folder) as pictures:
+            scores = scored(labeller, dataset, what, "scoring", pictures, confidence=counts)
+            fitted = None if counts is None else _fitted(counts)
+            name, facts = source.name, {"checkpoint": str(source.place)}
+            report = Report(
+                name, dataset.title, len(dataset), scores, labeller.branch, labeller.protocol,
+                facts | {"precision": labeller.precision}, groups, fitted,
+            )  # fmt: skip
+            if is_main():
+                report.save(folder)
+                shown = Shown({name: scores}, dataset, pictures, what.gallery)
+                report_page(report, shown, folder, run_folder_of(source.place))
     if is_main():
         if fitted is not None:
             save_temperature(path, labeller, fitted, dataset.title)
-        report.save(folder)
         draw_scores(scores, folder)
         label_panels({name: labeller}, dataset, PANELS, folder / "panels.png")
         worst_panels(labeller, dataset, scores, folder / "worst.png")
@@ -84,14 +91,27 @@ def _fitted(mine: Histograms) -> Calibration:
     return sum(everywhere(mine), start=Histograms()).fitted()
 
 
+def _folder(place: Path, path: Path, dataset: SegDataset, labeller: Labeller) -> Path:
+    """Where a report goes that is told no place: beside the model."""
+    shown = f"eval-{dataset.title.replace('/', '-')}-{labeller.protocol.name}"
+    return place.with_suffix("") / shown if place.is_file() else path / shown
+
+
 def scored(
     labeller: Labeller,
     dataset: SegDataset,
     what: What,
     title: str,
+    folder: Path,
+    model: int = 0,
     confidence: Histograms | None = None,
 ) -> Scores:
-    """The scores of a data set, with progress; ``confidence``: see ``evaluate``."""
+    """The scores of a data set, with progress. Pictures for a gallery go into ``folder``, those of
+    the first ``model`` with the photographs, unless there are too many. ``confidence``: see
+    ``evaluate``.
+    """
+    photos = model == 0 and len(dataset) <= what.gallery
+    thumbnails = Thumbnails(folder, model, photos) if what.gallery else None
     with Progress(title, len(dataset)) as progress:
 
         def tell(done: int, share: int) -> None:
@@ -104,6 +124,7 @@ def scored(
             boundary=what.boundary,
             workers=what.workers,
             progress=tell,
+            thumbnails=thumbnails,
             confidence=confidence,
         )
 

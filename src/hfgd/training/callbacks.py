@@ -162,7 +162,8 @@ class Logs(AfterStep):
 class Validation(AfterStep):
     """Scores on the validation split every ``every`` iterations; the best model is kept.
 
-    ``score``: the network → its Scores, under the run's own branch and precision.
+    ``score``: the network, and whether it is the last time → its Scores, under the run's own branch and
+    precision.
     """
 
     def __init__(
@@ -171,7 +172,7 @@ class Validation(AfterStep):
         every: int,
         start: int,
         network: Network,
-        score: Callable[[Network], Scores],
+        score: Callable[[Network, bool], Scores],
         logs: Logs,
     ) -> None:
         super().__init__(start)
@@ -195,7 +196,7 @@ class Validation(AfterStep):
             return
         module.failures.check()  # what is scored may be kept as the best
         same_buffers(self.network)  # all processes score, and the first one saves, one model
-        scores = self.score(self.network)
+        scores = self.score(self.network, done == trainer.max_steps)
         self.latest, self.latest_iteration = scores, done
         self.csv.add(done, scores.summary())
         for logger in trainer.loggers:

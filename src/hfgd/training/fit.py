@@ -25,7 +25,10 @@ from hfgd.evaluation.evaluate import evaluate
 from hfgd.evaluation.pictures import draw_scores, label_panels
 from hfgd.evaluation.plots import curves
 from hfgd.evaluation.report import Report
+from hfgd.evaluation.report_gallery import GALLERY, Shown
+from hfgd.evaluation.report_page import report_page
 from hfgd.evaluation.scores import Scores
+from hfgd.evaluation.thumbnails import Thumbnails, pictures_in
 from hfgd.inference.networks import NetworkLabeller
 from hfgd.losses import check_class_weights
 from hfgd.model.build import build, find_builder
@@ -83,22 +86,19 @@ def fit(
     job = Job(recipe, folder, *(data or _open(recipe)), start)
     network = job.prepare(network)
     began = time.monotonic()
-    network, latest = job.train(network, new=not resume, profile=profile)
-    # the trainer leaves the network on the CPU, whatever it was trained on
-    labeller = job.labeller(network.to(job.device))
-    scores = latest or evaluate(labeller, job.val_set, workers=job.workers)
-    facts = {
-        "checkpoint": f"last, after {recipe.train.iterations} iterations",
-        "precision": recipe.train.precision,
-        "training time": f"{format_duration(time.monotonic() - began)}"
-        + (f" (since iteration {start})" if start else ""),
-    }
-    if launched()[1] > 1:
-        facts["processes"] = str(launched()[1])
-    title, count = job.val_set.title, len(job.val_set)
-    report = Report(recipe.name, title, count, scores, recipe.branch, facts=facts)
+    with pictures_in(out) as pictures:
+        network, latest = job.train(network, pictures, new=not resume, profile=profile)
+        # the trainer leaves the network on the CPU, whatever it was trained on
+        labeller = job.labeller(network.to(job.device))
+        scores = latest or evaluate(
+            labeller, job.val_set, workers=job.workers, thumbnails=job.thumbnails(pictures)
+        )
+        report = job.report(scores, time.monotonic() - began)
+        if is_main():
+            report.save(out)
+            shown = Shown({recipe.name: scores}, job.val_set, pictures, GALLERY)
+            report_page(report, shown, out, out)
     if is_main():
-        report.save(out)
         draw_scores(scores, out)
         curves(folder.train_csv, folder.val_csv, out / "curves.png")
         label_panels({recipe.name: labeller}, job.val_set, recipe.train.panels, out / "panels.png")
@@ -181,8 +181,30 @@ class Job:
         precision = PRECISIONS[self.recipe.train.precision]
         return NetworkLabeller(network, branch=self.recipe.branch, precision=precision)
 
-    def train(self, network: Network, new: bool, profile: bool) -> tuple[Network, Scores | None]:
-        """The trained network, or the average of its weights, and its scores if just taken."""
+    def thumbnails(self, folder: Path) -> Thumbnails:
+        """What keeps the pictures of the validation images for the run's page."""
+        return Thumbnails(folder, photos=len(self.val_set) <= GALLERY)
+
+    def report(self, scores: Scores, seconds: float) -> Report:
+        """The scores of the run's last model, and how it came about."""
+        recipe, start = self.recipe, self.start
+        facts = {
+            "checkpoint": f"last, after {recipe.train.iterations} iterations",
+            "precision": recipe.train.precision,
+            "training time": f"{format_duration(seconds)}"
+            + (f" (since iteration {start})" if start else ""),
+        }
+        if launched()[1] > 1:
+            facts["processes"] = str(launched()[1])
+        title, count = self.val_set.title, len(self.val_set)
+        return Report(recipe.name, title, count, scores, recipe.branch, facts=facts)
+
+    def train(
+        self, network: Network, pictures: Path, new: bool, profile: bool
+    ) -> tuple[Network, Scores | None]:
+        """The trained network, or the average of its weights, and its scores if just taken; then
+        there are ``pictures`` of them too.
+        """
         settings, start = self.recipe.train, self.start
         rank, world = launched()
         batches = self._batches(network, rank, world)
@@ -199,8 +221,11 @@ class Job:
             self.folder.start(self.recipe)
         shown = EvalBatches(self.val_set, self.workers, rank, world, keep=True)
 
-        def score(network: Network) -> Scores:
-            return evaluate(self.labeller(network), self.val_set, batches=shown)
+        def score(network: Network, last: bool) -> Scores:
+            thumbnails = self.thumbnails(pictures) if last else None
+            return evaluate(
+                self.labeller(network), self.val_set, batches=shown, thumbnails=thumbnails
+            )
 
         with Progress("training", settings.iterations, start) as progress, stop.listening():
             logs = Logs(self.folder.train_csv, settings.log_every, start, progress)

@@ -46,7 +46,7 @@ Page.kinds.gallery = (body, data, id) => {
     return Page.el("label", {}, input, Page.el("span", {}, title));
   });
   const slider = (title, name) => {
-    const input = Page.el("input", { type: "range", min: 0, max: 100, oninput: () => change(name, input.value) });
+    const input = Page.el("input", { type: "range", "aria-label": title, min: 0, max: 100, oninput: () => change(name, input.value) });
     return Page.el("label", { class: "field slide" }, Page.el("span", {}, title), input);
   };
   const fields = {
@@ -58,7 +58,7 @@ Page.kinds.gallery = (body, data, id) => {
     class: Page.select("class", [["", "all classes"], ...data.classes.map((name) => [name, name])], "", (value) => change("class", value)),
     tag: tags.length ? Page.select("kind", [["", "all kinds"], ...tags.map((tag) => [tag, tag])], "", (value) => change("tag", value)) : null,
   };
-  const name = Page.el("input", { type: "search", placeholder: "part of a name", oninput: () => change("name", name.value) });
+  const name = Page.el("input", { type: "search", "aria-label": "name", placeholder: "part of a name", oninput: () => change("name", name.value) });
   fields.name = Page.el("label", { class: "field" }, Page.el("span", {}, "name"), name);
   const order = Page.el("button", { type: "button", class: "order", onclick: () => change("order", descending() ? "up" : "down") });
   const hint = Page.el("p", { class: "hint" });

@@ -40,7 +40,7 @@ const Page = {
   },
   // a labelled <select>: options are [value, title]
   select(title, options, value, change) {
-    const select = Page.el("select", { onchange: () => change(select.value) });
+    const select = Page.el("select", { "aria-label": title, onchange: () => change(select.value) });
     for (const [key, text] of options) select.append(Page.el("option", { value: key }, text));
     select.value = value;
     return Page.el("label", { class: "field" }, Page.el("span", {}, title), select);
