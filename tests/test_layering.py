@@ -17,6 +17,7 @@ ORDER = [
     ["recipes", "inference"],
     ["evaluation"],
     ["training"],
+    ["review"],
     ["predict", "demo", "api", "cost", "ablate"],
     ["cli"],
     ["__main__"],

@@ -11,7 +11,8 @@ import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from hfgd.data.images import Pixels, images_below, read_image, without_suffix
 from hfgd.data.known.cityscapes import LABEL_IDS
 from hfgd.errors import HfgdError, unknown
 from hfgd.files import is_disk_full, write_text, write_whole
+from hfgd.inference.exported import FileLabeller
 from hfgd.inference.labeller import Labeller
 from hfgd.inference.open import How, open_labeller, origin
 from hfgd.progress import Progress
@@ -48,20 +50,24 @@ def predict_files(
     how: How,
     opacity: float = 0.5,
     server: str | None = None,
+    sure: "Sure | None" = None,
 ) -> Outcome:
     """Write ``out/labels`` and ``out/overlays``; an image that fails is passed over and named.
 
     What an earlier call with the same model and settings finished is not done again. ``server``: also
     write what the test server of 'cityscapes' or 'ade20k' takes, as ``out/submission`` and
-    ``out/submission.zip``: the image's own name, the data set's own ids. Raises HfgdError where
-    ``out`` holds results of another model or of other settings.
+    ``out/submission.zip``: the image's own name, the data set's own ids. ``sure``: what is wanted of
+    the model's confidence. Raises HfgdError where ``out`` holds results of another model or of other
+    settings.
     """
     files = find_images(inputs)
     sent = {} if server is None else submission_names([source for source, _ in files])
     labeller = open_labeller(model_path, how)
     ids = None if server is None else _server_ids(server, len(labeller.classes))
-    claim(out, model_path, labeller, opacity)
-    writer = Writer(out, opacity, ids, sent)
+    if sure is not None:
+        sure = sure.of(model_path, labeller, server)
+    claim(out, model_path, labeller, opacity, sure)
+    writer = Writer(out, opacity, ids, sent, sure is not None and sure.written)
     missing = [(source, target) for source, target in files if not writer.is_done(source, target)]
     outcome = Outcome(before=len(files) - len(missing))
     start = outcome.before
@@ -82,7 +88,7 @@ def predict_files(
         written: deque[tuple[int, Path, Future[None]]] = deque()
         ahead = _ahead(reading, lambda item: read_image(item[0]), missing)
         for number, ((source, target), read) in enumerate(ahead, start=1):
-            result = _labelled(labeller, read)
+            result = _labelled(labeller, read, sure)
             if isinstance(result, Future):
                 written.append((number, source, result))
             else:
@@ -109,12 +115,60 @@ def _ahead(
     yield from begun
 
 
-def _labelled(labeller: Labeller, read: "Future[Pixels]") -> "Prediction | Future[None]":
+@dataclass(frozen=True)
+class Sure:
+    """What is wanted of the model's confidence.
+
+    ``written``: as ``out/confidence``; ``minimum``: pixels of which the model is less sure are void;
+    ``temperature``: the model's own, which ``of`` finds.
+    """
+
+    written: bool = False
+    minimum: float = 0.0
+    temperature: float = 1.0
+
+    def of(self, model_path: str, labeller: Labeller, server: str | None) -> "Sure":
+        """The same with the model's temperature; raises HfgdError where void pixels cannot be, and
+        where the model or the installation gives no confidence.
+        """
+        from hfgd.inference.calibrate import read_temperature
+
+        if find_spec("torch") is None:
+            raise HfgdError(
+                "--confidence and --min-confidence need PyTorch, which is not installed."
+            )
+        if isinstance(labeller, FileLabeller) and not labeller.gives_scores:
+            raise HfgdError(
+                f"'{model_path}' gives labels alone, without confidence; export it with --logits."
+            )
+        if self.minimum and server is not None:
+            raise HfgdError(
+                "--min-confidence leaves pixels void, which a test server does not take; "
+                "leave out one of --min-confidence and --server."
+            )
+        return replace(self, temperature=read_temperature(model_path, labeller))
+
+
+def _predicted(labeller: Labeller, pixels: Pixels, sure: Sure | None) -> Prediction:
+    if sure is None:
+        return Prediction(pixels, labeller(pixels), labeller.classes)
+    import torch
+
+    from hfgd.inference.calibrate import with_confidence
+
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    maps = labeller.reduced(image, with_confidence(sure.temperature, sure.minimum))
+    labels, confidence = maps.permute(2, 0, 1).contiguous().cpu().numpy()
+    return Prediction(pixels, labels, labeller.classes, confidence)
+
+
+def _labelled(
+    labeller: Labeller, read: "Future[Pixels]", sure: Sure | None
+) -> "Prediction | Future[None]":
     """The prediction of an image, or a future that holds why there is none."""
     failed: Future[None] = Future()
     try:
-        pixels = read.result()
-        return Prediction(pixels, labeller(pixels), labeller.classes)
+        return _predicted(labeller, read.result(), sure)
     except Exception as error:  # one image of many: _failure says it, and the next one is tried
         failed.set_exception(error.with_traceback(None))  # whose frames would hold the image
     _free()
@@ -150,9 +204,15 @@ class Writer:
     """Writes what belongs to one image; each file whole, the label map last."""
 
     def __init__(
-        self, out: Path, opacity: float, server_ids: Pixels | None, sent: Mapping[Path, str]
+        self,
+        out: Path,
+        opacity: float,
+        server_ids: Pixels | None,
+        sent: Mapping[Path, str],
+        confidence: bool = False,
     ) -> None:
         self.out, self.opacity, self.server_ids, self.sent = out, opacity, server_ids, sent
+        self.confidence = confidence
 
     def __call__(self, source: Path, target: Path, result: Prediction) -> None:
         # an overlay is for looking at: quickly written, a little larger
@@ -160,6 +220,8 @@ class Writer:
         if self.server_ids is not None:
             submission = Image.fromarray(self.server_ids[result.labels])
             save_png(submission, self.out / "submission" / self.sent[source])
+        if self.confidence and result.confidence is not None:
+            save_png(Image.fromarray(result.confidence), self.out / "confidence" / target)
         save_png(result.label_image(), self.out / "labels" / target)
 
     def is_done(self, source: Path, target: Path) -> bool:
@@ -167,6 +229,8 @@ class Writer:
         files = [self.out / "labels" / target, self.out / "overlays" / target]
         if self.server_ids is not None:
             files.append(self.out / "submission" / self.sent[source])
+        if self.confidence:
+            files.append(self.out / "confidence" / target)
         changed = source.stat().st_mtime_ns
         return all(file.is_file() and file.stat().st_mtime_ns >= changed for file in files)
 
@@ -177,7 +241,9 @@ def save_png(image: Image.Image, path: Path, **options: int) -> None:
     write_whole(path, lambda part: image.save(part, "PNG", **options))
 
 
-def claim(out: Path, model_path: str, labeller: Labeller, opacity: float) -> None:
+def claim(
+    out: Path, model_path: str, labeller: Labeller, opacity: float, sure: Sure | None = None
+) -> None:
     """Say in ``out/predict.json`` what made the results; raises HfgdError where it was another."""
     weights = origin(model_path).weights
     state = weights.stat()
@@ -190,6 +256,9 @@ def claim(out: Path, model_path: str, labeller: Labeller, opacity: float) -> Non
         "precision": labeller.precision,
         "opacity": opacity,
     }
+    if sure is not None:
+        settings["confidence"], settings["min_confidence"] = sure.written, sure.minimum
+        settings["temperature"] = sure.temperature
     file = out / "predict.json"
     if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != settings:
         raise HfgdError(

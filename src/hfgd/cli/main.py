@@ -10,6 +10,7 @@ import typer
 
 from hfgd.cli import data
 from hfgd.cli.export import export
+from hfgd.cli.review import review
 from hfgd.errors import HfgdError
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
     "3 training could not go on, 130 interrupted, 143 terminated.",
 )
 app.add_typer(data.app, name="data")
+app.command()(review)
 
 Model = Annotated[
     str, typer.Argument(help="A run folder (its last model), a model folder, an exported file.")
@@ -265,6 +267,10 @@ def evaluate_(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only that many images, spread evenly.")
     ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Fit the temperature of 'predict --confidence'."),
+    ] = False,
     gallery: Gallery = 500,
     device: Device = None,
     devices: Devices = 1,
@@ -277,11 +283,18 @@ def evaluate_(
 
     if _launched(devices, nodes):
         return
-    what = What(data, split, data_yaml, limit, workers, boundary or None, groups or (), gallery)
+    what = What(
+        data, split, data_yaml, limit, workers, boundary or None, groups or (), gallery, calibrate
+    )
     report, folder = evaluate_model(model, what, How(protocol, branch, device, precision), out)
     if not is_main():
         return
     _show(report)
+    if report.calibration is not None:
+        fitted = report.calibration
+        before, after = 100 * fitted.before, 100 * fitted.after
+        print(f"confidence: temperature {fitted.temperature:.3f}, kept beside the model; ", end="")
+        print(f"calibration error {before:.2f} % before, {after:.2f} % after")
     print(f"\nreport: {folder}  (report.html, report.md, report.json, panels.png, …)")
 
 
@@ -335,15 +348,23 @@ def predict(
         str | None,
         typer.Option(help="Also write what a test server takes: cityscapes or ade20k."),
     ] = None,
+    confidence: Annotated[
+        bool,
+        typer.Option("--confidence", help="Also write confidence/: 255 times the probability."),
+    ] = False,
+    min_confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Pixels of which the model is less sure are void.")
+    ] = 0.0,
     precision: Precision = "auto",
     device: Device = None,
 ) -> None:
     """Label images: palette PNGs and overlays, in the folder structure of the input."""
     from hfgd.inference.open import How
-    from hfgd.predict import predict_files
+    from hfgd.predict import Sure, predict_files
 
     how = How(protocol, None, device, precision)
-    outcome = predict_files(model, inputs, out, how, opacity, server)
+    sure = Sure(confidence, min_confidence) if confidence or min_confidence else None
+    outcome = predict_files(model, inputs, out, how, opacity, server, sure)
     before = f" ({outcome.before} had been before)" if outcome.before else ""
     print(f"{outcome.done} images labelled{before}: {out / 'labels'}, {out / 'overlays'}")
     if outcome.failed:

@@ -12,11 +12,15 @@ from hfgd.data.images import Pixels, without_suffix
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image: ``image`` (H, W, 3) uint8 RGB, ``labels`` (H, W) uint8."""
+    """What a model says of one image: ``image`` (H, W, 3) uint8 RGB, ``labels`` (H, W) uint8.
+
+    ``confidence`` (H, W) uint8, where asked for: 255 times the probability of the best class.
+    """
 
     image: Pixels
     labels: Pixels
     classes: ClassSet
+    confidence: Pixels | None = None
 
     def label_image(self) -> Image.Image:
         """The label map as a palette image: the pixel values are the class ids."""

@@ -110,8 +110,13 @@ def _members(data: FolderData, by: str) -> list[Member]:
     if not found:
         raise HfgdError(f"'{data.root}' has no images in train or val.")
     names = sorted(found)
-    groups = _by_table(Path(by), names) if by.endswith(".csv") else _by_regex(by, names)
+    groups = find_groups(by, names)
     return [Member(name, *found[name], groups[name]) for name in names]
+
+
+def find_groups(by: str, names: list[str]) -> dict[str, str]:
+    """Group of each name, by a regular expression or a csv; see ``split_folder``."""
+    return _by_table(Path(by), names) if by.endswith(".csv") else _by_regex(by, names)
 
 
 def _by_regex(pattern: str, names: list[str]) -> dict[str, str]:

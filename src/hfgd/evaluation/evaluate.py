@@ -13,6 +13,7 @@ from hfgd.errors import HfgdError
 from hfgd.evaluation.boundary import boundary_counts, boundary_pixels
 from hfgd.evaluation.scores import ImageCounts, Scores, count_pairs
 from hfgd.evaluation.thumbnails import Thumbnails
+from hfgd.inference.calibrate import Histograms
 from hfgd.inference.labeller import Labeller
 from hfgd.parallel.processes import everywhere, joined
 
@@ -26,21 +27,27 @@ def evaluate(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
     thumbnails: Thumbnails | None = None,
+    confidence: Histograms | None = None,
 ) -> Scores:
     """Score what a labeller says of every image of a data set, at the label's own size.
 
     ``boundary``: also count boundary IoU, with this width as a share of the image diagonal.
     ``batches``: this data set's, where they are kept for the next time; otherwise ``workers`` processes
-    read the images. ``thumbnails`` keeps a picture of each. In a run of several processes each scores
-    its share of the images, each image once, and all get the scores of all. Raises HfgdError where the
-    data set's classes are not the labeller's.
+    read the images. ``thumbnails`` keeps a picture of each. ``confidence``: also counts this process's
+    pixels by how sure the labeller is of them. In a run of several processes each scores its share of
+    the images, each image once, and all get the scores of all. Raises HfgdError where the data set's
+    classes are not the labeller's.
     """
     check_classes(labeller.classes, dataset)
     check_unseen(labeller, dataset)
     tally = Tally(len(labeller.classes), boundary)
     batches = batches or EvalBatches(dataset, workers, *joined())
     for done, (image, label, name) in enumerate(batches, start=1):
-        labels = thumbnails.labels(labeller, image) if thumbnails else labeller.labels(image)
+        watched = labeller
+        if confidence is not None:
+            half = 2 * batches.indices[done - 1] // len(dataset)
+            watched = confidence.watching(labeller, label, half)
+        labels = thumbnails.labels(watched, image) if thumbnails else watched.labels(image)
         tally.update(labels, label.to(labels.device, non_blocking=True), name)
         if thumbnails is not None:
             thumbnails.keep(batches.indices[done - 1], image, label, labels)

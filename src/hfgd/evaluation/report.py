@@ -15,6 +15,7 @@ from rich.table import Table
 
 from hfgd.evaluation.scores import Scores
 from hfgd.files import write_text
+from hfgd.inference.calibrate import Calibration
 from hfgd.inference.protocol import SINGLE_SCALE, Protocol
 
 WORST = 8  # images that are named and shown
@@ -32,6 +33,7 @@ class Report:
     protocol: Protocol = SINGLE_SCALE
     facts: dict[str, Any] = field(default_factory=dict)  # iteration, seconds, …
     groups: dict[str, list[str]] = field(default_factory=dict)  # classes scored as one
+    calibration: Calibration | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain values; scores are fractions, None where a class is absent."""
@@ -69,6 +71,7 @@ class Report:
             "absent": scores.absent,
             "confusion": scores.matrix.tolist(),
             "per image": self._per_image(),
+            **({"calibration": self.calibration.as_dict()} if self.calibration else {}),
         }
 
     def markdown(self) -> str:
@@ -88,7 +91,7 @@ class Report:
             f"- branch: {self.branch}\n{facts}\n"
             f"{means} (percent)\n\n"
             f"| {' | '.join(self._columns())} |\n| --- |{' ---: |' * (len(self._columns()) - 1)}\n"
-            f"{rows}{absent}{self._boundary()}{self._groups()}{self._worst()}"
+            f"{rows}{absent}{self._boundary()}{self._confidence()}{self._groups()}{self._worst()}"
         )
 
     def table(self) -> Table:
@@ -131,6 +134,16 @@ class Report:
         if width is None:
             return ""
         return f"\nBIoU: boundary IoU, {100 * width:g} % of the image diagonal wide.\n"
+
+    def _confidence(self) -> str:
+        fitted = self.calibration
+        if fitted is None:
+            return ""
+        return (
+            f"\nConfidence: expected calibration error {percent(fitted.before)} before and "
+            f"{percent(fitted.after)} after (percent), temperature {fitted.temperature:.3f}; after: "
+            "each half of the images with the temperature of the other.\n"
+        )
 
     def _groups(self) -> str:
         lines = [

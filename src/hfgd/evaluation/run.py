@@ -16,10 +16,11 @@ from hfgd.evaluation.report_gallery import GALLERY, Shown
 from hfgd.evaluation.report_page import report_page, run_folder_of
 from hfgd.evaluation.scores import Scores
 from hfgd.evaluation.thumbnails import Thumbnails, pictures_in
+from hfgd.inference.calibrate import Calibration, Histograms, save_temperature
 from hfgd.inference.labeller import Labeller
 from hfgd.inference.open import How, open_labeller, origin
 from hfgd.parallel.device import pick_device
-from hfgd.parallel.processes import joining
+from hfgd.parallel.processes import everywhere, joining
 from hfgd.parallel.rank import is_main
 from hfgd.progress import Progress
 
@@ -32,7 +33,8 @@ class What:
 
     ``gallery``: images in report.html at most; 0 leaves them out.
     ``boundary``: width of boundary IoU as a share of the image diagonal; None leaves it out.
-    ``groups``: ``name=class,class`` strings, classes that are also scored as one.
+    ``groups``: ``name=class,class`` strings, classes that are also scored as one. ``calibrate``: fit
+    the temperature of the model's confidence on these images, and keep it beside the model.
     """
 
     data: str
@@ -43,6 +45,7 @@ class What:
     boundary: float | None = WIDTH
     groups: Sequence[str] = ()
     gallery: int = GALLERY
+    calibrate: bool = False
 
     def dataset(self) -> SegDataset:
         """The images and labels."""
@@ -61,22 +64,31 @@ def evaluate_model(path: str, what: What, how: How, out: Path | None = None) -> 
         check_classes(labeller.classes, dataset)
         groups = parse_groups(what.groups, dataset.classes)
         folder = out or _folder(source.place, Path(path), dataset, labeller)
+        counts = Histograms() if what.calibrate else None
         with pictures_in(folder) as pictures:
-            scores = scored(labeller, dataset, what, "scoring", pictures)
+            scores = scored(labeller, dataset, what, "scoring", pictures, confidence=counts)
+            fitted = None if counts is None else _fitted(counts)
             name, facts = source.name, {"checkpoint": str(source.place)}
             report = Report(
                 name, dataset.title, len(dataset), scores, labeller.branch, labeller.protocol,
-                facts | {"precision": labeller.precision}, groups,
+                facts | {"precision": labeller.precision}, groups, fitted,
             )  # fmt: skip
             if is_main():
                 report.save(folder)
                 shown = Shown({name: scores}, dataset, pictures, what.gallery)
                 report_page(report, shown, folder, run_folder_of(source.place))
     if is_main():
+        if fitted is not None:
+            save_temperature(path, labeller, fitted, dataset.title)
         draw_scores(scores, folder)
         label_panels({name: labeller}, dataset, PANELS, folder / "panels.png")
         worst_panels(labeller, dataset, scores, folder / "worst.png")
     return report, folder
+
+
+def _fitted(mine: Histograms) -> Calibration:
+    """The temperature, from the counts of all processes."""
+    return sum(everywhere(mine), start=Histograms()).fitted()
 
 
 def _folder(place: Path, path: Path, dataset: SegDataset, labeller: Labeller) -> Path:
@@ -86,10 +98,17 @@ def _folder(place: Path, path: Path, dataset: SegDataset, labeller: Labeller) ->
 
 
 def scored(
-    labeller: Labeller, dataset: SegDataset, what: What, title: str, folder: Path, model: int = 0
+    labeller: Labeller,
+    dataset: SegDataset,
+    what: What,
+    title: str,
+    folder: Path,
+    model: int = 0,
+    confidence: Histograms | None = None,
 ) -> Scores:
     """The scores of a data set, with progress. Pictures for a gallery go into ``folder``, those of
-    the first ``model`` with the photographs, unless there are too many.
+    the first ``model`` with the photographs, unless there are too many. ``confidence``: see
+    ``evaluate``.
     """
     photos = model == 0 and len(dataset) <= what.gallery
     thumbnails = Thumbnails(folder, model, photos) if what.gallery else None
@@ -106,6 +125,7 @@ def scored(
             workers=what.workers,
             progress=tell,
             thumbnails=thumbnails,
+            confidence=confidence,
         )
 
 

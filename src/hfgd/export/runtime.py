@@ -49,6 +49,13 @@ class ExportedModel:
         labels: Pixels = self._run(images, "labels")
         return labels
 
+    @property
+    def gives_logits(self) -> bool:
+        """Whether the file was written with --logits: seen by a small image."""
+        size = self.facts.size or self.facts.smallest
+        x = self._input(np.zeros((1, 3, *size), dtype=np.uint8))
+        return "logits" in run(self._session, self.path, x)
+
     def logits(self, images: "Pixels") -> npt.NDArray[np.float32]:
         """(N, 3, H, W) uint8 RGB → logits (N, K, H, W); HfgdError where the file gives none."""
         logits: npt.NDArray[np.float32] = self._run(images, "logits")
@@ -57,15 +64,16 @@ class ExportedModel:
     def _run(self, images: "Pixels", name: str) -> Any:
         height, width = images.shape[2:]
         self._check_size((height, width))
-        x: npt.NDArray[Any] = self._padded(images)
-        if self.facts.input == "float":
-            x = x.astype(np.float32) / 255
-        outputs = run(self._session, self.path, x)
+        outputs = run(self._session, self.path, self._input(images))
         if name not in outputs:
             raise HfgdError(
                 f"'{self.path}' gives labels alone, and this needs its logits; export it with --logits."
             )
         return outputs[name][..., :height, :width]
+
+    def _input(self, images: "Pixels") -> npt.NDArray[Any]:
+        x: npt.NDArray[Any] = self._padded(images)
+        return x.astype(np.float32) / 255 if self.facts.input == "float" else x
 
     def _check_size(self, size: Size) -> None:
         only = self.facts.size

@@ -46,6 +46,11 @@ class FileLabeller:
         self.calibrated_on = facts.calibrated_on or None
         self.branch: Branch = "guide" if own == "guide" else "aux" if own == "aux" else "fine"
 
+    @property
+    def gives_scores(self) -> bool:
+        """Whether ``reduced`` can be asked."""
+        return self._model.gives_logits
+
     def labels(self, image: "Tensor") -> "Tensor":
         """(3, H, W) uint8 RGB, wherever it is → class ids (H, W) uint8 on the CPU."""
         import torch

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hfgd.data.draw import Prediction
 from hfgd.data.images import Pixels, read_image
+from hfgd.errors import HfgdError
 from hfgd.inference import protocol as protocols
 from hfgd.inference.fold import fold_norms
 from hfgd.inference.passes import Reduce, best_class, label_image, reduce_image
@@ -58,6 +59,27 @@ class NetworkLabeller:
             x = image[None].to(self.device, non_blocking=True).float() / 255
             network = self._network
             return reduce_image(network, x, network.grid, self.protocol, self.branch, reduce)
+
+    def high_level_feature(self, image: Tensor, reduce: Reduce) -> Tensor:
+        """The mean of the high-level feature over the image, (D,); ``reduce`` sees the scores.
+
+        Raises HfgdError for a network without an encoder.
+        """
+        encoder = getattr(self._network, "encoder", None)
+        if not isinstance(encoder, torch.nn.Module):
+            raise HfgdError(
+                "this network has no encoder, and thus no high-level feature to see; use another way "
+                "than diverse."
+            )
+        seen: list[Tensor] = []
+        handle = encoder.register_forward_hook(
+            lambda module, inputs, output: seen.append(output[0].float().mean((2, 3)))
+        )
+        try:
+            self.reduced(image, reduce)
+        finally:
+            handle.remove()
+        return torch.cat(seen).mean(0)
 
     def __call__(self, pixels: Pixels) -> Pixels:
         """(H, W, 3) uint8 RGB → class ids (H, W) uint8."""

@@ -68,12 +68,14 @@ def fit(
     resume: bool = False,
     profile: bool = False,
     network: Network | None = None,
+    data: tuple[SegDataset, SegDataset] | None = None,
 ) -> Run:
     """Train, validate, score and draw; everything lands in ``out``.
 
     ``resume`` goes on with the run in ``out`` and needs no recipe. ``profile``: see Profile.
     ``network``: one of your own in place of the recipe's ``model``; made by an @hfgd.builder it is
-    found again when the run is resumed or loaded. Started as one of several processes it trains
+    found again when the run is resumed or loaded. ``data``: what to train and to validate on, in place
+    of the recipe's. Started as one of several processes it trains
     together with them, and the main one writes. Raises HfgdError for bad input, TrainingStopped where
     the run cannot go on, Interrupted and Terminated for Ctrl-C and SIGTERM; what was saved stays good.
     """
@@ -84,7 +86,7 @@ def fit(
     if recipe is None:
         raise HfgdError("a new run needs a recipe; 'hfgd recipes' lists the named ones.")
     start = read_iteration(folder.state) if resume else 0
-    job = Job(recipe, folder, *_open(recipe), start)
+    job = Job(recipe, folder, *(data or _open(recipe)), start)
     network = job.prepare(network)
     began = time.monotonic()
     with pictures_in(out) as pictures:

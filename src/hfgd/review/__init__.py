@@ -1,0 +1,1 @@
+"""Labels one can trust: which look wrong, and what to label next."""
