@@ -10,6 +10,7 @@ import typer
 
 from hfgd import __version__
 from hfgd.cli import data
+from hfgd.cli.predict import predict
 from hfgd.errors import HfgdError
 
 app = typer.Typer(
@@ -309,33 +310,7 @@ def compare(
 app.command("val", hidden=True, help="The same as eval.")(evaluate_)
 
 
-@app.command()
-def predict(
-    model: Model,
-    inputs: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
-    out: Annotated[Path, typer.Option(help="Where labels/ and overlays/ go.")],
-    opacity: Annotated[float, typer.Option(min=0, max=1, help="Of the overlay's colours.")] = 0.5,
-    protocol: Annotated[str, typer.Option(help="ss, mf, slide, or a YAML file.")] = "ss",
-    server: Annotated[
-        str | None,
-        typer.Option(help="Also write what a test server takes: cityscapes or ade20k."),
-    ] = None,
-    precision: Precision = "auto",
-    device: Device = None,
-) -> None:
-    """Label images: palette PNGs and overlays, in the folder structure of the input."""
-    from hfgd.inference.open import How
-    from hfgd.predict import predict_files
-
-    how = How(protocol, None, device, precision)
-    outcome = predict_files(model, inputs, out, how, opacity, server)
-    before = f" ({outcome.before} had been before)" if outcome.before else ""
-    print(f"{outcome.done} images labelled{before}: {out / 'labels'}, {out / 'overlays'}")
-    if outcome.failed:
-        print(f"{len(outcome.failed)} could not be labelled:", file=sys.stderr)
-        for reason in outcome.failed:
-            print(f"  {reason}", file=sys.stderr)
-        raise typer.Exit(1)
+app.command()(predict)
 
 
 @app.command()

@@ -52,6 +52,7 @@ class FileLabeller:
                 "folder it was exported from."
             )
         self.classes, self.protocol, self.precision = self._model.classes, SINGLE_SCALE, "fp32"
+        self.grid = self._model.facts.grid
         self.branch: Branch = "guide" if own == "guide" else "aux" if own == "aux" else "fine"
 
     def labels(self, image: "Tensor") -> "Tensor":

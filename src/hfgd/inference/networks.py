@@ -36,6 +36,7 @@ class NetworkLabeller:
         precision: Precision = "fp32",
     ) -> None:
         self.classes, self.protocol, self.branch = network.classes, protocol, branch
+        self.grid = network.grid
         own, kind = place_of(network)
         self.device = own if device is None else torch.device(device)
         self.precision: str = pick_precision(precision, self.device)
