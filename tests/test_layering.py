@@ -18,6 +18,7 @@ ORDER = [
     ["evaluation"],
     ["training"],
     ["predict", "demo", "api", "cost", "ablate"],
+    ["ray"],
     ["cli"],
     ["__main__"],
 ]

@@ -256,6 +256,9 @@ def evaluate_(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only that many images, spread evenly.")
     ] = None,
+    engine: Annotated[
+        Literal["ray"] | None, typer.Option(help="ray: count on a Ray cluster, or on this machine.")
+    ] = None,
     device: Device = None,
     devices: Devices = 1,
     nodes: Nodes = 1,
@@ -268,7 +271,10 @@ def evaluate_(
     if _launched(devices, nodes):
         return
     what = What(data, split, data_yaml, limit, workers, boundary or None, groups or ())
-    report, folder = evaluate_model(model, what, How(protocol, branch, device, precision), out)
+    how, count = How(protocol, branch, device, precision), None
+    if engine == "ray":
+        from hfgd.ray import score as count
+    report, folder = evaluate_model(model, what, how, out, count)
     if not is_main():
         return
     _show(report)

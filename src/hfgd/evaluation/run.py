@@ -1,6 +1,6 @@
 """``hfgd eval``: from a model and a data set to a report with pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,17 +44,27 @@ class What:
         return open_dataset(self.data, self.split, self.data_yaml, self.limit)
 
 
-def evaluate_model(path: str, what: What, how: How, out: Path | None = None) -> tuple[Report, Path]:
+def evaluate_model(
+    path: str,
+    what: What,
+    how: How,
+    out: Path | None = None,
+    engine: Callable[[str, What, How], Scores] | None = None,
+) -> tuple[Report, Path]:
     """Score the model at ``path``; returns the report and the folder it was written to.
 
     Started as one of several processes it scores its share of the images, and the main one writes.
+    ``engine``: counts the pixels somewhere else; the pictures are made here.
     """
     with joining(pick_device(how.device)) as place:
         labeller = open_labeller(path, how.on(place))
         dataset = what.dataset()
         check_classes(labeller.classes, dataset)
         groups = parse_groups(what.groups, dataset.classes)
-        scores = scored(labeller, dataset, what, "scoring")
+        if engine is None:
+            scores = scored(labeller, dataset, what, "scoring")
+        else:
+            scores = engine(path, what, how)
     source = origin(path)
     name = source.name
     facts = {"checkpoint": str(source.place), "precision": labeller.precision}

@@ -11,6 +11,7 @@ import os
 import sqlite3
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +74,7 @@ class Rows:
 
     def add(self, row: Row) -> None:
         """Keep a row."""
-        line = _line([*row.cells(), str(time.time_ns())])
+        line = _dated(row)
         if self._file is not None:
             self._file.write(line.encode(errors="surrogateescape"))
             return
@@ -86,8 +87,7 @@ class Rows:
         self._flush()
         lines = "".join(_line(entry) for entry in failed)
         self._place.write(f"{PARTS}/{self._shard.name}.failed.csv", _encoded(lines))
-        end = {"images": images, "failed": len(failed)}
-        self._place.write(f"{PARTS}/{self._shard.name}.json", json.dumps(end).encode())
+        say_ended(self._place, images, len(failed), self._shard)
         self.leave()
 
     def leave(self) -> None:
@@ -100,6 +100,25 @@ class Rows:
             name = f"{PARTS}/{self._shard.name}.{time.time_ns()}.csv"
             self._place.write(name, _encoded(self._waiting))
             self._waiting = ""
+
+
+def write_rows(place: Folder | Bucket, rows: Sequence[Row], failed: Sequence[Failed]) -> None:
+    """Rows and failures of an engine, as files of their own: any number of workers may do it."""
+    name = f"{PARTS}/{Shard().name}.{uuid.uuid4().hex}"
+    if rows:
+        place.write(f"{name}.csv", _encoded("".join(map(_dated, rows))))
+    if failed:
+        place.write(f"{name}.failed.csv", _encoded("".join(map(_line, failed))))
+
+
+def say_ended(place: Folder | Bucket, images: int, failed: int, shard: Shard) -> None:
+    """Say that a share has come to its end."""
+    end = {"images": images, "failed": failed}
+    place.write(f"{PARTS}/{shard.name}.json", json.dumps(end).encode())
+
+
+def _dated(row: Row) -> str:
+    return _line([*row.cells(), str(time.time_ns())])
 
 
 def _locked(path: Path, shard: Shard) -> Any:

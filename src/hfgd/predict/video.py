@@ -82,8 +82,8 @@ def _transcode(source: Any, sink: Any, frames: "_Frames") -> None:
     """Packets in the file's own order, so that sound and pictures stay side by side."""
     pictures = source.streams.video[0]
     pictures.thread_type = "AUTO"
+    out = _picture_stream(sink, pictures)  # all streams before the first packet
     sounds = {s.index: sink.add_stream_from_template(s) for s in source.streams.audio}
-    out = None
     for packet in source.demux([pictures, *source.streams.audio]):
         if packet.stream.type == "audio":
             if packet.dts is not None:  # an empty one ends the stream
@@ -91,20 +91,18 @@ def _transcode(source: Any, sink: Any, frames: "_Frames") -> None:
                 sink.mux(packet)
             continue
         for frame in packet.decode():
-            if out is None:
-                out = _picture_stream(sink, pictures, frame)
             shown = frames.overlay(frame)
             shown.pts, shown.time_base = frame.pts, frame.time_base
-            sink.mux(out.encode(shown.reformat(format=out.pix_fmt)))
-    if out is None:
+            sink.mux(out.encode(shown.reformat(out.width, out.height, out.pix_fmt)))
+    if not frames.number:
         raise HfgdError(f"'{source.name}' holds no picture that can be decoded.")
     sink.mux(out.encode())
 
 
-def _picture_stream(sink: Any, pictures: Any, frame: Any) -> Any:
+def _picture_stream(sink: Any, pictures: Any) -> Any:
     out = sink.add_stream("libx264", rate=pictures.average_rate or 25)
-    out.width, out.height = frame.width, frame.height
-    even = frame.width % 2 == frame.height % 2 == 0
+    out.width, out.height = pictures.width, pictures.height
+    even = out.width % 2 == out.height % 2 == 0
     out.pix_fmt = "yuv420p" if even else "yuv444p"
     out.codec_context.time_base = out.time_base = pictures.time_base
     out.options = {"crf": "20", "preset": "veryfast"}
