@@ -428,6 +428,35 @@ def test_a_read_that_hangs_is_left_behind(plain, run, model, pictures, tmp_path,
         pass
 
 
+def test_a_full_disk_ends_it_and_room_lets_it_go_on(
+    plain, run, model, pictures, tmp_path, monkeypatch
+):
+    import errno
+
+    fsync, calls = os.fsync, []
+
+    def filling(file):
+        calls.append(file)
+        if len(calls) > 15:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", filling)
+    words = ["predict", model, pictures, "--out", tmp_path / "out", "--no-overlays"]
+    code, _, err = run(*words)
+    assert code == 2
+    assert f"the disk is full while writing '{tmp_path / 'out'}" in err
+    written = labels_below(tmp_path / "out")
+    assert 0 < len(written) < 20
+    monkeypatch.setattr(os, "fsync", fsync)
+    plain.seen.clear()
+    assert run(*words)[0] == 0
+    assert len(plain.seen) == 20 - len(written)
+    check_labels(tmp_path / "out")
+    assert len(rows(tmp_path / "out")) == 20
+    assert not (tmp_path / "out/overlays").exists()
+
+
 # ---- a real kill -----------------------------------------------------------------------------------
 
 

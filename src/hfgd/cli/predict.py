@@ -48,6 +48,9 @@ def predict(
         typer.Option(min=256, help="Label TIFFs by tiles of about this side, as large ones are."),
     ] = None,
     every: Annotated[int, typer.Option(min=1, help="Of a film, label every N-th frame.")] = 1,
+    overlays: Annotated[
+        bool, typer.Option(help="Overlays take more room and time to write than label maps.")
+    ] = True,
     merge: Annotated[
         str | None,
         typer.Option(help="Only merge the shares' manifests and failures in this --out."),
@@ -78,10 +81,13 @@ def predict(
     from hfgd.predict.kinds import Extent
 
     how = How(protocol, None, own_device(device, model), precision)
-    outcome = predict_files(model, inputs, out, how, opacity, server, share, Extent(tile, every))
+    outcome = predict_files(
+        model, inputs, out, how, opacity, server, share, Extent(tile, every, overlays)
+    )
     before = f" ({outcome.before} had been before)" if outcome.before else ""
     which = f"shard {share}: " if share.count > 1 else ""
-    places = ", ".join(f"{out.rstrip('/')}/{kind}" for kind in ("labels", "overlays"))
+    kinds = ("labels", "overlays") if overlays else ("labels",)
+    places = ", ".join(f"{out.rstrip('/')}/{kind}" for kind in kinds)
     print(f"{which}{outcome.done} images labelled{before}: {places}")
     if outcome.failed:
         print(f"{which}{len(outcome.failed)} could not be labelled:", file=sys.stderr)

@@ -11,10 +11,17 @@ from hfgd.predict.writer import Writer
 
 
 class Extent(NamedTuple):
-    """``tile``: the side of the tiles of a TIFF, chosen where None; ``every``: of a film's frames."""
+    """``tile``: the side of the tiles of a TIFF, chosen where None; ``every``: of a film's frames;
+    ``overlays``: of images (a film always has one)."""
 
     tile: int | None = None
     every: int = 1
+    overlays: bool = True
+
+    def settings(self) -> dict[str, object]:
+        """What differs from the usual: results of other settings are not mixed."""
+        usual = Extent()._asdict()
+        return {key: value for key, value in self._asdict().items() if value != usual[key]}
 
 
 def named(items: Sequence[Item], extent: Extent) -> list[Item]:
@@ -40,9 +47,9 @@ def label_large(labeller: Labeller, item: Item, writer: Writer, extent: Extent) 
         label_tiff(labeller, item, writer, extent.tile)
 
 
-def results(item: Item) -> list[str]:
+def results(item: Item, overlays: bool) -> list[str]:
     """The files that say that an item is done."""
     if item.has(VIDEOS):
         return [f"overlays/{film_name(item)}"]
     overlay = item.target.removesuffix(".tif") + ".png" if is_large(item) else item.target
-    return [f"labels/{item.target}", f"overlays/{overlay}"]
+    return [f"labels/{item.target}", *([f"overlays/{overlay}"] if overlays else [])]

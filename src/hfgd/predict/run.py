@@ -71,16 +71,16 @@ def predict_files(
         sent = submission_names(items)
     labeller = open_labeller(model_path, how)
     ids = None if server is None else server_ids(server, len(labeller.classes))
-    claim(place, model_path, labeller, opacity, extent._asdict())
+    claim(place, model_path, labeller, opacity, extent.settings())
     rows = Rows(place, shard)
-    writer = Writer(place, opacity, rows, ids, sent)
+    writer = Writer(place, opacity, rows, ids, sent, extent.overlays)
     try:
         outcome = _label_all(labeller, items, writer, broken, extent)
         rows.close(len(items), broken)
     finally:
         rows.leave()
     if ids is not None and isinstance(place, Folder):
-        done = [item for item in items if writer.is_done(item, results(item))]
+        done = [item for item in items if writer.is_done(item, results(item, extent.overlays))]
         zip_files(
             [place.path(f"submission/{sent[item]}") for item in done], place.path("submission.zip")
         )
@@ -97,7 +97,7 @@ def _label_all(
     extent: Extent,
 ) -> Outcome:
     """Label what is not done yet; what fails is added to ``failed``."""
-    missing = [item for item in items if not writer.is_done(item, results(item))]
+    missing = [item for item in items if not writer.is_done(item, results(item, extent.overlays))]
     outcome = Outcome(before=len(items) - len(missing), failed=[entry.reason for entry in failed])
     start = outcome.before
     remote = any(is_address(item.path) for item in missing)

@@ -141,9 +141,10 @@ def label_tiff(labeller: Labeller, item: Item, writer: Writer, tile: int | None 
                     counts[:] += count_classes(block.labels, len(counts))
                     confidence.append(block.confidence)
                     small.add(block)
-            overlay = Prediction(small.pixels, small.labels, labeller.classes)
-            name = f"overlays/{Path(item.target).with_suffix('.png').as_posix()}"
-            save_png(overlay.overlay(writer.opacity), writer.place, name, compress_level=1)
+            if writer.overlays:
+                overlay = Prediction(small.pixels, small.labels, labeller.classes)
+                name = f"overlays/{item.target.removesuffix('.tif')}.png"
+                save_png(overlay.overlay(writer.opacity), writer.place, name, compress_level=1)
             mean = sum(confidence) / (source.size[0] * source.size[1])
             seconds = time.perf_counter() - began
             writer.rows.add(

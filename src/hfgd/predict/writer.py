@@ -34,14 +34,16 @@ class Writer:
         rows: Rows,
         server_ids: Pixels | None = None,
         sent: Mapping[Item, str] | None = None,
+        overlays: bool = True,
     ) -> None:
+        self.overlays = overlays
         self.place, self.opacity, self.rows = place, opacity, rows
         self.server_ids, self.sent = server_ids, sent or {}
 
     def __call__(self, item: Item, result: Prediction, row: Row) -> None:
-        # an overlay is for looking at: quickly written, a little larger
-        overlay = result.overlay(self.opacity)
-        save_png(overlay, self.place, f"overlays/{item.target}", compress_level=1)
+        if self.overlays:  # for looking at: quickly written, a little larger
+            overlay = result.overlay(self.opacity)
+            save_png(overlay, self.place, f"overlays/{item.target}", compress_level=1)
         if self.server_ids is not None:
             submission = Image.fromarray(self.server_ids[result.labels])
             save_png(submission, self.place, f"submission/{self.sent[item]}")
@@ -64,7 +66,7 @@ def save_png(image: Image.Image, place: Place, name: str, **options: int) -> Non
 
 
 def claim(
-    place: Place, model_path: str, labeller: Labeller, opacity: float, extent: object
+    place: Place, model_path: str, labeller: Labeller, opacity: float, more: Mapping[str, object]
 ) -> None:
     """Say in ``predict.json`` what makes the results; raises HfgdError where it was another."""
     weights = origin(model_path).weights
@@ -77,13 +79,13 @@ def claim(
         "branch": labeller.branch,
         "precision": labeller.precision,
         "opacity": opacity,
-        "extent": extent,
-        "classes": list(labeller.classes.names),
+        **more,
     }
+    written = settings | {"classes": list(labeller.classes.names)}
     name = "predict.json"
-    before = place.read(name)
-    if before is None:
-        text = (json.dumps(settings, indent=1) + "\n").encode()
+    before = json.loads(place.read(name) or b"{}")
+    if not before or before == settings:  # an older hfgd wrote no classes
+        text = (json.dumps(written, indent=1) + "\n").encode()
         if isinstance(place, Folder):  # shares begin at one moment, each with a file of its own
             part = place.path(f".predict.json.{os.getpid()}.part")
             part.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +93,7 @@ def claim(
             os.replace(part, place.path(name))
         else:
             place.write(name, text)
-    elif json.loads(before) != settings:
+    elif before != written:
         raise HfgdError(
             f"'{place.root}' holds results of another model or of other settings (see "
             f"{place.root}/{name}); choose another --out, or delete the folder."
