@@ -151,7 +151,10 @@ def test_channels_in_pages_and_one_channel(run, local, tmp_path):
     image = smooth(330, 300)
     (tmp_path / "in").mkdir()
     pages = [Image.fromarray(np.ascontiguousarray(image[..., i])) for i in range(3)]
-    pages[0].save(tmp_path / "in/cells.ome.tif", save_all=True, append_images=pages[1:])
+    told = '<?xml version="1.0"?><OME><Image><Pixels SizeC="3" SizeX="300"/></Image></OME>'
+    pages[0].save(
+        tmp_path / "in/cells.ome.tif", save_all=True, append_images=pages[1:], tiffinfo={270: told}
+    )
     pages[0].save(tmp_path / "in/grey.tif")
     deep = np.full((300, 300), 1000, dtype=np.uint16)
     Image.fromarray(deep).save(tmp_path / "in/deep.tif")

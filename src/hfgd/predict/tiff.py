@@ -1,6 +1,8 @@
 """GeoTIFF, BigTIFF, plain TIFF and OME-TIFF by windows, with rasterio (``hfgd[tiff]``)."""
 
+import errno
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Iterator
@@ -26,24 +28,26 @@ from hfgd.predict.writer import Writer, save_png
 
 LARGE = 64_000_000  # pixels from which a TIFF is read by windows
 OVERVIEW = 2048  # pixels of the longer side of an overlay
+MARGIN = 1_000_000  # bytes: a disk with less is full
 CACHE = 64_000_000  # bytes of blocks that GDAL may keep
 
 
 def by_windows(path: str, tile: int | None) -> bool:
-    """Whether a TIFF is labelled by tiles: a large one, one that lies on a map, or where it is asked
-    for. False without rasterio, for one that fits."""
+    """Whether a TIFF is labelled by tiles: a large one, one that lies on a map, OME, or where it is
+    asked for. One that fits is not where there is no rasterio."""
     if tile is not None:
         return True
     try:
         with Image.open(path) as image:
             width, height = image.size
             tags: Any = getattr(image, "tag_v2", {})
-            on_a_map = 33550 in tags or 34264 in tags  # ModelPixelScale, ModelTransformation
+            # ModelPixelScale, ModelTransformation; OME says of itself in the description
+            special = 33550 in tags or 34264 in tags or "<OME" in str(tags.get(270, ""))
     except Image.DecompressionBombError:
         return True
     except Exception:  # whatever is wrong with it: reading it whole or by windows says it
         return os.path.getsize(path) > LARGE
-    return width * height > LARGE or (on_a_map and _rasterio(path, needed=False) is not None)
+    return width * height > LARGE or (special and _rasterio(path, needed=False) is not None)
 
 
 def _rasterio(path: str, needed: bool = True) -> Any:
@@ -61,6 +65,7 @@ def _rasterio(path: str, needed: bool = True) -> Any:
 class Source(NamedTuple):
     """An open TIFF: its size, its colour bands (dataset, band) and what is written along."""
 
+    path: str
     size: Size
     bands: list[tuple[Any, int]]
     profile: dict[str, Any]
@@ -69,13 +74,24 @@ class Source(NamedTuple):
     def read(self, top: int, left: int, height: int, width: int) -> Pixels:
         """A window as RGB (height, width, 3)."""
         window = ((top, top + height), (left, left + width))
-        planes = [dataset.read(band, window=window) for dataset, band in self.bands]
+        with _readable(self.path):
+            planes = [dataset.read(band, window=window) for dataset, band in self.bands]
         return np.ascontiguousarray(np.stack(planes * (3 // len(planes)), axis=-1))
 
     def valid(self, top: int, left: int, height: int, width: int) -> Any:
         """Which pixels of a window hold data (height, width)."""
         window = ((top, top + height), (left, left + width))
-        return self.bands[0][0].dataset_mask(window=window) > 0
+        with _readable(self.path):
+            return self.bands[0][0].dataset_mask(window=window) > 0
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    rasterio = _rasterio(path)
+    try:
+        yield
+    except rasterio.errors.RasterioIOError as error:
+        raise HfgdError(f"image '{path}' is broken or truncated ({error}).") from error
 
 
 @contextmanager
@@ -86,13 +102,13 @@ def open_source(path: str) -> Iterator[Source]:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE))
-        try:
+        with _readable(path):
             first = stack.enter_context(rasterio.open(path))
             pages = [first]
-            if first.count == 1 and len(first.subdatasets) == 3:  # OME: a page for each channel
+            told = first.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")
+            channels = "<OME" in told and 'SizeC="3"' in told  # OME: a page for each
+            if channels and first.count == 1 and len(first.subdatasets) == 3:
                 pages = [stack.enter_context(rasterio.open(name)) for name in first.subdatasets]
-        except rasterio.errors.RasterioIOError as error:
-            raise HfgdError(f"image '{path}' is broken or truncated ({error}).") from error
         bands = [(page, 1) for page in pages]
         if first.count >= 3:
             bands = [(first, band) for band in (1, 2, 3)]
@@ -107,7 +123,7 @@ def open_source(path: str) -> Iterator[Source]:
         kept = {"crs": first.crs, "transform": first.transform}
         masked = any("nodata" in {f.name for f in m} or "per_dataset" in {f.name for f in m}
                      for m in first.mask_flag_enums)  # fmt: skip
-        yield Source(first.shape, bands, kept | _points(first), masked)
+        yield Source(path, first.shape, bands, kept | _points(first), masked)
 
 
 def _points(dataset: Any) -> dict[str, Any]:
@@ -131,7 +147,7 @@ def label_tiff(labeller: Labeller, item: Item, writer: Writer, tile: int | None 
 
         def write(part: Path) -> None:
             with _created(part, source, labeller.classes) as file:
-                for block in _blocks(labeller, source, path, tile):
+                for block in _blocks(labeller, source, tile):
                     height, width = block.labels.shape
                     where = (block.top, block.left, height, width)
                     if source.masked:
@@ -151,17 +167,18 @@ def label_tiff(labeller: Labeller, item: Item, writer: Writer, tile: int | None 
                 Row(item.target, path, *source.size, seconds, mean, [int(n) for n in counts])
             )
 
-        write_whole(target, write)
+        try:
+            write_whole(target, write)
+        except _rasterio(path).errors.RasterioError as error:  # in words alone
+            if shutil.disk_usage(target.parent).free > MARGIN:
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
 
 
-def _blocks(labeller: Labeller, source: Source, path: str, tile: int | None) -> Iterator[Block]:
-    rasterio = _rasterio(path)
+def _blocks(labeller: Labeller, source: Source, tile: int | None) -> Iterator[Block]:
     grid: Grid | None = getattr(labeller, "grid", None)
-    try:
-        tiles = choose_tiles(len(labeller.classes), grid, tile)
-        yield from label_tiles(labeller, source.size, source.read, tiles)
-    except rasterio.errors.RasterioIOError as error:
-        raise HfgdError(f"image '{path}' is broken or truncated ({error}).") from error
+    tiles = choose_tiles(len(labeller.classes), grid, tile)
+    yield from label_tiles(labeller, source.size, source.read, tiles)
 
 
 @contextmanager
