@@ -306,7 +306,8 @@ def tiff(work, model, short):
     assert done.returncode == 0, done.stderr[-2000:]
     seconds = time.perf_counter() - began
     print(
-        f"{side:,} × {side:,}: {float(done.stdout.split()[-1]):.0f} MB at most, {seconds:.0f} s, one core."
+        f"{side:,} × {side:,}: {float(done.stdout.split()[-1]):.0f} MB at most, {seconds:.0f} s, "
+        "one core."
     )
 
 
