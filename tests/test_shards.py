@@ -199,8 +199,8 @@ def test_a_share_says_where_it_ended_and_goes_on(
 
 
 def test_two_processes_do_not_work_on_one_share(plain, run, model, pictures, tmp_path):
-    from hfgd.predict.manifest import Rows
     from hfgd.predict.places import Folder
+    from hfgd.predict.rows import Rows
 
     rows = Rows(Folder(tmp_path / "out"), Shard(0, 2))
     words = ["predict", model, pictures, "--out", tmp_path / "out", "--shard"]

@@ -6,6 +6,7 @@ Ray is an extra (``hfgd[ray]``); ``examples/ray_predict.py`` is the whole way fr
 import io
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,9 @@ from hfgd.inference.labeller import Labeller as Opened
 from hfgd.inference.open import How, open_labeller
 from hfgd.predict.inputs import Failed, Item, read_item
 from hfgd.predict.label import label
-from hfgd.predict.manifest import Merged, Row, count_classes, merge, say_ended, write_rows
+from hfgd.predict.manifest import Merged, merge
 from hfgd.predict.places import open_place
+from hfgd.predict.rows import Row, count_classes, say_ended, write_rows
 from hfgd.predict.shards import Shard
 from hfgd.predict.writer import claim
 from hfgd.values import Precision
@@ -176,7 +178,7 @@ def score(path: str, what: "What", how: How, shares: int | None = None) -> "Scor
     workers = gpus or int(everything.get("CPU", 1))
     count = min(len(dataset), shares or 4 * workers)
     counted = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=3)(_counted)
-    where = os.path.abspath(path)
+    where, what = os.path.abspath(path), replace(what, groups=())  # which are for the report
     tasks = [counted.remote(where, what, how, rank, count) for rank in range(count)]
     parts: list[Share] = ray.get(tasks)
     return gathered(parts, labeller.classes, len(dataset), what.boundary)

@@ -4,7 +4,6 @@ import tarfile
 import threading
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -42,7 +41,7 @@ def read_member(member: Member) -> bytes:
 
 
 def image_members(archive: str) -> tuple[list[str], str | None]:
-    """The images in an archive, in order of their names, and what is wrong with it, if anything is.
+    """The images in an archive, as they lie in it, and what is wrong with it, if anything is.
 
     Of a tar that ends too early what comes before its end is there. In a WebDataset shard the
     files of one sample share a name up to the first dot: of '7.jpg' and '7.seg.png' the first is
@@ -58,7 +57,7 @@ def image_members(archive: str) -> tuple[list[str], str | None]:
         pictures = list(dict.fromkeys(pictures))
     plain = {_sample(name) for name in pictures if _middle(name) == ""}
     kept = [n for n in pictures if not (_middle(n).isidentifier() and _sample(n) in plain)]
-    return sorted(kept), wrong
+    return kept, wrong  # as they lie: a compressed archive is read from its begin on
 
 
 def _is_picture(name: str) -> bool:
@@ -118,7 +117,6 @@ class _Tar:
         self.place, self._file, self._lock = place, file, threading.Lock()
         self._plain = place.lower().endswith(".tar")
         self._stream: tarfile.TarFile | None = None
-        self._ahead: Iterator[tarfile.TarInfo] = iter(())
         self._spans: dict[str, tuple[int, int]] = {}  # first byte and length of each file
         self._wrong: str | None = None
         self._list()

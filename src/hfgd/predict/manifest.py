@@ -1,164 +1,25 @@
-"""What is known of every label map: rows that survive a kill, and the manifest made of them.
-
-Each share writes its own files below ``parts/``; merging them needs no process but one, at any time,
-and little memory: the rows pass through a temporary SQLite file.
-"""
+"""Merging what the shares know into one manifest: by one process, at any time, in little memory, since
+the rows pass through a temporary SQLite file."""
 
 import csv
 import io
 import json
-import os
 import sqlite3
 import tempfile
-import time
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from hfgd.data.images import Pixels
 from hfgd.errors import HfgdError
 from hfgd.files import write_whole
-from hfgd.predict.inputs import Failed
 from hfgd.predict.places import Bucket, Folder, open_place
+from hfgd.predict.rows import FACTS, PARTS, Row, count_classes, encoded, line_of
 from hfgd.predict.shards import Shard
 
-PARTS = "parts"
-FACTS = ("label", "path", "height", "width", "seconds", "mean_confidence")
-FLUSH = 200  # rows that wait for an address, which cannot be appended to
 GROUP = 10_000  # rows of a Parquet row group
-
-
-class Row(NamedTuple):
-    """A label map: its name below labels/, its image, its size, how long the network took, the mean
-    over its pixels of the best class's probability (None: not known), pixels of each class."""
-
-    label: str
-    path: str
-    height: int
-    width: int
-    seconds: float | None
-    confidence: float | None
-    pixels: Sequence[int]
-
-    def cells(self) -> list[str]:
-        """As the manifest has it."""
-        seconds = "" if self.seconds is None else f"{self.seconds:.4f}"
-        confidence = "" if self.confidence is None else f"{self.confidence:.6f}"
-        facts = [self.label, self.path, self.height, self.width, seconds, confidence]
-        return [*map(str, facts), *map(str, self.pixels)]
-
-
-def count_classes(labels: Pixels, classes: int) -> list[int]:
-    """Pixels of each class; void is none of them."""
-    counts = np.bincount(labels.ravel(), minlength=256)
-    return [int(n) for n in counts[:classes]]
-
-
-class Rows:
-    """The rows of a share. ``add`` is called before the label map is in its place, so that none is
-    without its row after a kill; one that came to nothing is left out when they are merged.
-
-    Raises HfgdError where another process works on the same share (on one machine).
-    """
-
-    def __init__(self, place: Folder | Bucket, shard: Shard) -> None:
-        self._place, self._shard, self._waiting = place, shard, ""
-        self._file: Any = None
-        place.remove(f"{PARTS}/{shard.name}.json")  # not ended
-        if isinstance(place, Folder):
-            self._file = _locked(place.path(f"{PARTS}/{shard.name}.csv"), shard)
-
-    def add(self, row: Row) -> None:
-        """Keep a row."""
-        line = _dated(row)
-        if self._file is not None:
-            self._file.write(line.encode(errors="surrogateescape"))
-            return
-        self._waiting += line
-        if self._waiting.count("\n") >= FLUSH:
-            self._flush()
-
-    def close(self, images: int, failed: Sequence[Failed]) -> None:
-        """Say that the share has ended, with what failed in it."""
-        self._flush()
-        lines = "".join(_line(entry) for entry in failed)
-        self._place.write(f"{PARTS}/{self._shard.name}.failed.csv", _encoded(lines))
-        say_ended(self._place, images, len(failed), self._shard)
-        self.leave()
-
-    def leave(self) -> None:
-        """Let others work on the share."""
-        if self._file is not None:
-            self._file.close()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            name = f"{PARTS}/{self._shard.name}.{time.time_ns()}.csv"
-            self._place.write(name, _encoded(self._waiting))
-            self._waiting = ""
-
-
-def write_rows(place: Folder | Bucket, rows: Sequence[Row], failed: Sequence[Failed]) -> None:
-    """Rows and failures of an engine, as files of their own: any number of workers may do it."""
-    name = f"{PARTS}/{Shard().name}.{uuid.uuid4().hex}"
-    if rows:
-        place.write(f"{name}.csv", _encoded("".join(map(_dated, rows))))
-    if failed:
-        place.write(f"{name}.failed.csv", _encoded("".join(map(_line, failed))))
-
-
-def say_ended(place: Folder | Bucket, images: int, failed: int, shard: Shard) -> None:
-    """Say that a share has come to its end."""
-    end = {"images": images, "failed": failed}
-    place.write(f"{PARTS}/{shard.name}.json", json.dumps(end).encode())
-
-
-def _dated(row: Row) -> str:
-    return _line([*row.cells(), str(time.time_ns())])
-
-
-def _locked(path: Path, shard: Shard) -> Any:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+b", buffering=0)
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise HfgdError(
-            f"another process is at work on share {shard} of '{path.parents[1]}'; wait for it."
-        ) from error
-    except (ImportError, OSError):
-        pass  # a file system without locks
-    size = file.seek(0, os.SEEK_END)  # a kill may have left half a line
-    while size and _byte(file, size - 1) != b"\n":
-        size -= 1
-    file.truncate(size)
-    return file
-
-
-def _byte(file: Any, place: int) -> bytes:
-    file.seek(place)
-    byte: bytes = file.read(1)
-    return byte
-
-
-def _line(cells: Sequence[str]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow([cell.replace("\n", " ") for cell in cells])
-    return text.getvalue()
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode(errors="surrogateescape")
-
-
-# ---- merging -----------------------------------------------------------------------------------
 
 
 class Merged(NamedTuple):
@@ -192,7 +53,7 @@ def merge(out: str | Path) -> Merged:
             failures = _failures(place, table)
         finally:
             table.close()
-    place.write("failed.csv", _encoded(_line(["path", "reason"]) + "".join(failures)))
+    place.write("failed.csv", encoded(line_of(["path", "reason"]) + "".join(failures)))
     return Merged(labels, len(failures), manifest, _unended(place))
 
 
@@ -262,8 +123,8 @@ def _write(
     file, other = folder / f"manifest.{kind}", "csv" if kind == "parquet" else "parquet"
     if kind == "csv":
         with file.open("w", encoding="utf-8", errors="surrogateescape") as lines:
-            lines.write(_line(header))
-            lines.writelines(map(_line, rows))
+            lines.write(line_of(header))
+            lines.writelines(map(line_of, rows))
     else:
         _write_parquet(file, header, rows)
     if isinstance(place, Folder):
@@ -311,7 +172,7 @@ def _failures(place: Folder | Bucket, table: sqlite3.Connection) -> list[str]:
                 path, reason, label = cells
                 there = table.execute("SELECT 1 FROM labels WHERE label = ?", (_text(label),))
                 if there.fetchone() is None:
-                    found[path] = _line([path, reason])
+                    found[path] = line_of([path, reason])
     return [found[path] for path in sorted(found)]
 
 

@@ -23,8 +23,9 @@ from hfgd.predict.ahead import IN_HAND, Readers, ahead
 from hfgd.predict.inputs import WHOLE, Failed, Item, find_images, read_item
 from hfgd.predict.kinds import Extent, is_large, label_large, named, results
 from hfgd.predict.label import label
-from hfgd.predict.manifest import Row, Rows, count_classes, merge
+from hfgd.predict.manifest import merge
 from hfgd.predict.places import Folder, is_address, open_place
+from hfgd.predict.rows import Row, Rows, count_classes
 from hfgd.predict.shards import Shard
 from hfgd.predict.writer import Writer, claim, server_ids, submission_names, zip_files
 from hfgd.progress import Progress
@@ -100,7 +101,8 @@ def _label_all(
     missing = [item for item in items if not writer.is_done(item, results(item, extent.overlays))]
     outcome = Outcome(before=len(items) - len(missing), failed=[entry.reason for entry in failed])
     start = outcome.before
-    remote = any(is_address(item.path) for item in missing)
+    # an archive is read in order, whether here or at an address
+    remote = any(is_address(item.source) for item in missing if isinstance(item.source, str))
     threads, in_hand = (CONNECTIONS, 2 * CONNECTIONS) if remote else (1, IN_HAND)
 
     def finish(number: int, item: Item, pending: "Future[None]") -> None:

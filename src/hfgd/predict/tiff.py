@@ -21,8 +21,8 @@ from hfgd.files import write_whole
 from hfgd.geometry import Grid, Size
 from hfgd.inference.labeller import Labeller
 from hfgd.predict.inputs import Item
-from hfgd.predict.manifest import Row, count_classes
 from hfgd.predict.places import Folder
+from hfgd.predict.rows import Row, count_classes
 from hfgd.predict.tiles import BLOCK, Block, choose_tiles, label_tiles
 from hfgd.predict.writer import Writer, save_png
 

@@ -17,8 +17,8 @@ from hfgd.files import write_whole
 from hfgd.inference.labeller import Labeller
 from hfgd.predict.inputs import Item
 from hfgd.predict.label import label
-from hfgd.predict.manifest import Row, count_classes
 from hfgd.predict.places import Folder
+from hfgd.predict.rows import Row, count_classes
 from hfgd.predict.writer import Writer, save_png
 
 KEPT = (".mp4", ".mov", ".m4v", ".mkv")  # containers that take H.264 and most sounds; others: .mkv

@@ -18,8 +18,8 @@ from hfgd.files import write_whole
 from hfgd.inference.labeller import Labeller
 from hfgd.inference.open import origin
 from hfgd.predict.inputs import Item
-from hfgd.predict.manifest import Row, Rows
 from hfgd.predict.places import Bucket, Folder
+from hfgd.predict.rows import Row, Rows
 
 Place = Folder | Bucket
 
