@@ -15,14 +15,15 @@ import ray
 from hfgd.inference.open import How
 from hfgd.predict import find_images
 from hfgd.predict.places import open_place
-from hfgd.ray import Labeller, Save, begin, end
+from hfgd.ray import Labeller, Save, begin, end, target_of
 
 
 def read(source, out):
     """The images that have no label map yet, as a dataset of rows."""
     done = {name.removeprefix("labels/") for name in open_place(out).names("labels")}
     if source.rstrip("/").endswith(".parquet"):
-        return ray.data.read_parquet(source), len(done)
+        rows = ray.data.read_parquet(source)
+        return rows.filter(lambda row: target_of(row["path"]) not in done), len(done)
     items = [item for item in find_images([source]) if item.target not in done]
     rows = [{"path": str(item.source), "target": item.target} for item in items]
     return (ray.data.from_items(rows) if rows else None), len(done)
@@ -44,7 +45,7 @@ def main():
     ray.init(ignore_reinit_error=True, include_dashboard=False)
     # a worker that dies is started again, and its batch is labelled once more
     options = {"max_restarts": -1, "max_task_retries": 3}
-    begin(given.out, given.model, How())
+    begin(given.out, given.model, How(precision="auto"))
     rows, before = read(given.input, given.out)
     if rows is None:
         print(f"all {before} images had been labelled before")

@@ -98,7 +98,7 @@ def test_shares_of_scores_are_the_scores_of_all(folder):
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """Two nodes of one core each."""
+    """Two nodes, of three cores as they are told."""
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*sys.path, str(Path(__file__).parent)]))
@@ -108,9 +108,9 @@ def cluster(monkeypatch):
     size = 150_000_000
     found = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 1.2, "object_store_memory": size, "include_dashboard": False},
+        head_node_args={"num_cpus": 3, "object_store_memory": size, "include_dashboard": False},
     )
-    found.add_node(num_cpus=1.2, object_store_memory=size)
+    found.add_node(num_cpus=3, object_store_memory=size)
     ray.init(address=found.address, log_to_driver=False)
     yield found
     ray.shutdown()
@@ -154,7 +154,7 @@ def test_a_killed_worker_on_two_nodes(cluster, model, pictures, tmp_path, run, f
         fn_constructor_args=[model, str(told)],
         batch_size=2,
         compute=ray.data.ActorPoolStrategy(size=2),
-        num_cpus=1,
+        num_cpus=2,  # one on each node
         max_restarts=-1,
         max_task_retries=3,
     )

@@ -131,7 +131,9 @@ class Save:
 
     def __call__(self, batch: Rows) -> Rows:
         paths = [str(path) for path in batch["path"]]
-        names = [str(t) for t in batch["target"]] if "target" in batch else list(map(_own, paths))
+        names = (
+            [str(t) for t in batch["target"]] if "target" in batch else list(map(target_of, paths))
+        )
         rows, failed = [], []
         for i, (name, path, error) in enumerate(zip(names, paths, batch["error"], strict=True)):
             if error:
@@ -149,7 +151,8 @@ class Save:
         return {"path": paths, "label": names, "error": [str(error) for error in batch["error"]]}
 
 
-def _own(path: str) -> str:
+def target_of(path: str) -> str:
+    """The name of a label map whose row says none: the image's path, which leads out of nothing."""
     inside = PurePosixPath(path.partition("://")[2] or path).parts
     return str(PurePosixPath(*(p for p in inside if p not in ("/", ".."))).with_suffix(".png"))
 
