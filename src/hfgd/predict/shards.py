@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from hfgd.errors import HfgdError
 from hfgd.parallel.rank import launched
@@ -15,7 +15,8 @@ from hfgd.parallel.rank import launched
 AGAIN = 2  # times that a shard which a signal killed is started once more
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """Share ``index`` (from 0) of ``count``; people count from 1."""
 
     index: int = 0

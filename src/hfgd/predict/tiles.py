@@ -154,5 +154,5 @@ class _Waiting:
 
         values = np.empty(self._shapes[column], dtype=np.float32)
         self._file.seek(column * self._place)
-        self._file.readinto(values.data)  # type: ignore[attr-defined]
+        self._file.readinto(values.data)
         return torch.from_numpy(values)
