@@ -460,6 +460,16 @@ def test_a_full_disk_ends_it_and_room_lets_it_go_on(
 # ---- a real kill -----------------------------------------------------------------------------------
 
 
+def wait_for(process, out, count):
+    """Until so many label maps are there."""
+    deadline = time.monotonic() + 300
+    while len(list((out / "labels").glob("*.png"))) < count:
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.terminate()
+            raise AssertionError(f"ended or hung before {count} label maps")
+        time.sleep(0.002)
+
+
 @pytest.mark.slow
 def test_a_killed_share_repeated_gives_what_one_run_gives(model, tmp_path):
     source = tmp_path / "many"
@@ -480,11 +490,7 @@ def test_a_killed_share_repeated_gives_what_one_run_gives(model, tmp_path):
     process = subprocess.Popen(
         [*words, str(out), "--shard", "2/3"], env=environment, stdout=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 300
-    while len(list((out / "labels").glob("*.png"))) < before + 15:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    wait_for(process, out, before + 15)
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = {p.name: p.stat().st_mtime_ns for p in (out / "labels").glob("*.png")}
@@ -512,10 +518,7 @@ def test_devices_start_again_what_is_killed(model, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 300
-    while len(list((out / "labels").glob("*.png"))) < 5:
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    wait_for(process, out, 5)
     children = subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(process.pid)], text=True)
     os.kill(int(children.split()[0]), signal.SIGKILL)
     said, err = process.communicate(timeout=600)

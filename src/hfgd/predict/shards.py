@@ -87,6 +87,7 @@ def run_shards(arguments: Sequence[str], count: int) -> list[int]:
             [sys.executable, "-m", "hfgd", *arguments], env=environment
         )
 
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the shares end with it
     try:
         for rank in range(count):
             start(rank)
@@ -112,4 +113,5 @@ def run_shards(arguments: Sequence[str], count: int) -> list[int]:
             process.terminate()
         for process in running.values():
             process.wait()
+        signal.signal(signal.SIGTERM, before)
     return codes
