@@ -46,12 +46,16 @@ class Confidence:
         self.total: Tensor | float = 0.0
 
     def __call__(self, rows: slice, scores: "Tensor") -> "Tensor":
-        import torch
-
-        from hfgd.model.output import best
-
-        labels = best(scores)
-        # 1 / Σ exp(score - highest) is the softmax of the highest
-        rest = (scores - scores.amax(-1, keepdim=True)).exp_().sum(-1)
-        self.total = self.total + rest.reciprocal_().sum(dtype=torch.float64)
+        labels, total = best_and_sure(scores)
+        self.total = self.total + total
         return labels
+
+
+def best_and_sure(scores: "Tensor") -> "tuple[Tensor, Tensor]":
+    """(rows, W, K), which is overwritten → the best class, uint8, and its probability summed."""
+    import torch
+
+    highest, labels = scores.max(-1)  # the first one of equals, as argmax says
+    # 1 / Σ exp(score - highest) is the softmax of the highest
+    rest = scores.sub_(highest[..., None]).exp_().sum(-1)
+    return labels.to(torch.uint8), rest.reciprocal_().sum(dtype=torch.float64)

@@ -15,6 +15,7 @@ import numpy as np
 from hfgd.data.images import Pixels
 from hfgd.geometry import COARSEST, Grid, Size
 from hfgd.inference.labeller import Labeller
+from hfgd.predict.label import best_and_sure
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -119,13 +120,8 @@ def label_tiles(
 
 
 def _finish(top: int, left: int, pixels: Pixels, scores: "Tensor") -> Block:
-    import torch
-
-    from hfgd.model.output import best
-
-    labels = best(scores).numpy()
-    rest = (scores - scores.amax(-1, keepdim=True)).exp_().sum(-1)
-    return Block(top, left, pixels, labels, float(rest.reciprocal_().sum(dtype=torch.float64)))
+    labels, sure = best_and_sure(scores)
+    return Block(top, left, pixels, labels.numpy(), float(sure))
 
 
 class _Waiting:
