@@ -230,7 +230,7 @@ def stages(work, model, short):
 
 def memory(work, model, short):
     print("| images | peak memory, MB | seconds |\n| ---: | ---: | ---: |")
-    for count in (1000, 5000) if short else (1000, 10_000, 100_000):
+    for count in (1000, 5000, 20_000) if short else (1000, 10_000, 100_000):
         folder = work / "tiny"
         pixels = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
         (folder / "0").mkdir(parents=True)

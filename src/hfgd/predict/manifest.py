@@ -19,7 +19,7 @@ from hfgd.predict.places import Bucket, Folder, open_place
 from hfgd.predict.rows import FACTS, PARTS, Row, count_classes, encoded, line_of
 from hfgd.predict.shards import Shard
 
-GROUP = 10_000  # rows of a Parquet row group
+GROUP = 4_000  # rows of a Parquet row group
 
 
 class Merged(NamedTuple):
