@@ -18,11 +18,11 @@ from hfgd.predict.places import open_place
 from hfgd.ray import Labeller, Save, begin, end, target_of
 
 
-def read(source, out):
+def read(source, out, blocks):
     """The images that have no label map yet, as a dataset of rows."""
     done = {name.removeprefix("labels/") for name in open_place(out).names("labels")}
     if source.rstrip("/").endswith(".parquet"):
-        rows = ray.data.read_parquet(source)
+        rows = ray.data.read_parquet(source, override_num_blocks=blocks)
         return rows.filter(lambda row: target_of(row["path"]) not in done), len(done)
     items = [item for item in find_images([source]) if item.target not in done]
     rows = [{"path": str(item.source), "target": item.target} for item in items]
@@ -43,13 +43,12 @@ def main():
     given = parser.parse_args()
 
     ray.init(ignore_reinit_error=True, include_dashboard=False)
-    # a worker that dies is started again, and its batch is labelled once more
-    options = {"max_restarts": -1, "max_task_retries": 3}
     begin(given.out, given.model, How(precision="auto"))
-    rows, before = read(given.input, given.out)
+    rows, before = read(given.input, given.out, 8 * given.workers)
     if rows is None:
         print(f"all {before} images had been labelled before")
         return
+    # Ray Data starts a worker that dies again, and its batch is labelled once more
     labelled = rows.map_batches(
         Labeller,
         fn_constructor_args=[given.model],
@@ -57,7 +56,6 @@ def main():
         compute=ray.data.ActorPoolStrategy(size=given.workers),
         num_gpus=1 if given.gpus else None,
         num_cpus=None if given.gpus else 1,
-        **options,
     )
     saved = labelled.map_batches(
         Save,
@@ -65,7 +63,6 @@ def main():
         batch_size=64,
         compute=ray.data.ActorPoolStrategy(size=1),
         num_cpus=0.1,
-        **options,
     )
     done = saved.take_all()  # names alone: the maps are where they belong
     failed = [row["error"] for row in done if row["error"]]

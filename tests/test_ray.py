@@ -155,12 +155,10 @@ def test_a_killed_worker_on_two_nodes(cluster, model, pictures, tmp_path, run, f
         batch_size=2,
         compute=ray.data.ActorPoolStrategy(size=2),
         num_cpus=2,  # one on each node
-        max_restarts=-1,
-        max_task_retries=3,
     )
     saved = labelled.map_batches(
         Save, fn_constructor_args=[out], batch_size=4, num_cpus=0.1,
-        compute=ray.data.ActorPoolStrategy(size=1), max_restarts=-1, max_task_retries=3,
+        compute=ray.data.ActorPoolStrategy(size=1),
     )  # fmt: skip
     done, killed = [], None
     for batch in saved.iter_batches(batch_size=4):
