@@ -176,7 +176,8 @@ def score(path: str, what: "What", how: How, shares: int | None = None) -> "Scor
     dataset = what.dataset()
     labeller = open_labeller(path, how.on("cpu"))
     check_classes(labeller.classes, dataset)
-    everything = ray.cluster_resources()
+    runtime: Any = ray  # which says no types
+    everything = runtime.cluster_resources()
     gpus = int(everything.get("GPU", 0))
     workers = gpus or int(everything.get("CPU", 1))
     count = min(len(dataset), shares or 4 * workers)

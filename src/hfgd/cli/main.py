@@ -271,10 +271,13 @@ def evaluate_(
     if _launched(devices, nodes):
         return
     what = What(data, split, data_yaml, limit, workers, boundary or None, groups or ())
-    how, count = How(protocol, branch, device, precision), None
+    how = How(protocol, branch, device, precision)
     if engine == "ray":
-        from hfgd.ray import score as count
-    report, folder = evaluate_model(model, what, how, out, count)
+        from hfgd.ray import score
+
+        report, folder = evaluate_model(model, what, how, out, score)
+    else:
+        report, folder = evaluate_model(model, what, how, out)
     if not is_main():
         return
     _show(report)
