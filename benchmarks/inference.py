@@ -221,6 +221,12 @@ class Timed:
         self.seconds += time.perf_counter() - began
         return labels
 
+    def reduced(self, image, reduce):
+        began = time.perf_counter()
+        result = self.labeller.reduced(image, reduce)
+        self.seconds += time.perf_counter() - began
+        return result
+
 
 def predict_one(recipe, images, classes, device, rounds=2):
     """Seconds of the network alone, of the whole of predict_files and of the network within it, and
@@ -235,7 +241,7 @@ def predict_one(recipe, images, classes, device, rounds=2):
         opened(read_image(images[0]))  # warms up
         for i in range(rounds):
             inside, alone = Timed(opened), Timed(opened)
-            with mock.patch("hfgd.predict.open_labeller", lambda path, how, x=inside: x):
+            with mock.patch("hfgd.predict.run.open_labeller", lambda path, how, x=inside: x):
                 began = time.perf_counter()
                 outcome = predict_files(model, images, Path(folder) / str(i), How(device=device))
                 seconds["whole"].append(time.perf_counter() - began)

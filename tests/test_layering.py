@@ -19,6 +19,7 @@ ORDER = [
     ["training"],
     ["review"],
     ["predict", "demo", "api", "cost", "ablate"],
+    ["ray"],
     ["cli"],
     ["__main__"],
 ]

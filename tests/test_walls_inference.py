@@ -311,7 +311,7 @@ def test_an_image_that_needs_too_much_memory_is_named(
     run, pictures, saved, tmp_path, monkeypatch, error
 ):
     labeller = Counting(error)
-    monkeypatch.setattr("hfgd.predict.open_labeller", lambda path, how: labeller)
+    monkeypatch.setattr("hfgd.predict.run.open_labeller", lambda path, how: labeller)
     words = ["predict", saved, pictures, "--out", tmp_path / "out"]
     code, out, err = run(*words)
     assert code == 1
@@ -357,20 +357,22 @@ def test_results_of_another_model_or_settings_are_kept(run, pictures, saved, tmp
 
 
 def test_a_full_disk_ends_predict_in_a_sentence(run, pictures, saved, tmp_path, monkeypatch):
-    from hfgd import files, predict
+    from hfgd import files
+    from hfgd.predict import run as running
+    from hfgd.predict import writer
 
-    save, written = predict.save_png, []
+    save, written = writer.save_png, []
 
-    def filling(image, path, **options):
+    def filling(image, place, name, **options):
         if len(written) == 5:
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        written.append(path)
-        save(image, path, **options)
+            raise OSError(errno.ENOSPC, "No space left on device", str(place.path(name)))
+        written.append(name)
+        save(image, place, name, **options)
 
     assert files.is_disk_full(OSError(errno.ENOSPC, ""))
     labeller = Counting()
-    monkeypatch.setattr(predict, "open_labeller", lambda path, how: labeller)
-    monkeypatch.setattr(predict, "save_png", filling)
+    monkeypatch.setattr(running, "open_labeller", lambda path, how: labeller)
+    monkeypatch.setattr(writer, "save_png", filling)
     code, _, err = run("predict", saved, pictures, "--out", tmp_path / "out")
     assert code == 2
     said = [line for line in err.splitlines() if line.startswith("hfgd: ")]

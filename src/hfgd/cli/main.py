@@ -10,6 +10,7 @@ import typer
 
 from hfgd.cli import data
 from hfgd.cli.export import export
+from hfgd.cli.predict import predict
 from hfgd.cli.review import review
 from hfgd.errors import HfgdError
 
@@ -272,6 +273,9 @@ def evaluate_(
         typer.Option("--calibrate", help="Fit the temperature of 'predict --confidence'."),
     ] = False,
     gallery: Gallery = 500,
+    engine: Annotated[
+        Literal["ray"] | None, typer.Option(help="ray: count on a Ray cluster, or on this machine.")
+    ] = None,
     device: Device = None,
     devices: Devices = 1,
     nodes: Nodes = 1,
@@ -286,7 +290,13 @@ def evaluate_(
     what = What(
         data, split, data_yaml, limit, workers, boundary or None, groups or (), gallery, calibrate
     )
-    report, folder = evaluate_model(model, what, How(protocol, branch, device, precision), out)
+    how = How(protocol, branch, device, precision)
+    if engine == "ray":
+        from hfgd.ray import score
+
+        report, folder = evaluate_model(model, what, how, out, score)
+    else:
+        report, folder = evaluate_model(model, what, how, out)
     if not is_main():
         return
     _show(report)
@@ -337,41 +347,7 @@ def compare(
 app.command("val", hidden=True, help="The same as eval.")(evaluate_)
 
 
-@app.command()
-def predict(
-    model: Model,
-    inputs: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
-    out: Annotated[Path, typer.Option(help="Where labels/ and overlays/ go.")],
-    opacity: Annotated[float, typer.Option(min=0, max=1, help="Of the overlay's colours.")] = 0.5,
-    protocol: Annotated[str, typer.Option(help="ss, mf, slide, or a YAML file.")] = "ss",
-    server: Annotated[
-        str | None,
-        typer.Option(help="Also write what a test server takes: cityscapes or ade20k."),
-    ] = None,
-    confidence: Annotated[
-        bool,
-        typer.Option("--confidence", help="Also write confidence/: 255 times the probability."),
-    ] = False,
-    min_confidence: Annotated[
-        float, typer.Option(min=0, max=1, help="Pixels of which the model is less sure are void.")
-    ] = 0.0,
-    precision: Precision = "auto",
-    device: Device = None,
-) -> None:
-    """Label images: palette PNGs and overlays, in the folder structure of the input."""
-    from hfgd.inference.open import How
-    from hfgd.predict import Sure, predict_files
-
-    how = How(protocol, None, device, precision)
-    sure = Sure(confidence, min_confidence) if confidence or min_confidence else None
-    outcome = predict_files(model, inputs, out, how, opacity, server, sure)
-    before = f" ({outcome.before} had been before)" if outcome.before else ""
-    print(f"{outcome.done} images labelled{before}: {out / 'labels'}, {out / 'overlays'}")
-    if outcome.failed:
-        print(f"{len(outcome.failed)} could not be labelled:", file=sys.stderr)
-        for reason in outcome.failed:
-            print(f"  {reason}", file=sys.stderr)
-        raise typer.Exit(1)
+app.command()(predict)
 
 
 app.command()(export)

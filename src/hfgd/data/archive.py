@@ -91,8 +91,14 @@ def files_below(folder: Path, skip: Path | None = None) -> list[Path]:
     A link back to a folder that it lies in is not entered again. A link to nothing counts as a
     file, so that reading it names it. ``skip``: a folder that is not looked into.
     """
+    return list(map(Path, paths_below(folder, skip)))
+
+
+def paths_below(folder: Path, skip: Path | None = None) -> list[str]:
+    """The same as texts, which take a fifth of the memory."""
     passed = () if skip is None else (os.path.realpath(skip),)
-    return sorted(map(Path, _walk(str(folder), passed)))
+    # in the order of Path: part by part
+    return sorted(_walk(str(folder), passed), key=lambda path: path.replace(os.sep, "\0"))
 
 
 def _walk(folder: str, above: tuple[str, ...]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Running a labeller over a data set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from hfgd.data.dataset import SegDataset
 from hfgd.data.loader import EvalBatches
 from hfgd.errors import HfgdError
 from hfgd.evaluation.boundary import boundary_counts, boundary_pixels
-from hfgd.evaluation.scores import ImageCounts, Scores, count_pairs
+from hfgd.evaluation.scores import ImageCounts, Ints, Scores, count_pairs
 from hfgd.evaluation.thumbnails import Thumbnails
 from hfgd.inference.calibrate import Histograms
 from hfgd.inference.labeller import Labeller
@@ -80,29 +81,43 @@ class Tally:
             counts = boundary_counts(prediction.long(), label, self.num_classes, width)
             self._boundary_counts = self._boundary_counts.to(counts.device) + counts
 
-    def scores(self, classes: ClassSet, total: int) -> Scores:
-        """The scores over all processes; ``total`` images, in the data set's order."""
+    def share(self) -> "Share":
+        """What was counted, on the CPU."""
         empty = np.zeros((0, 3, self.num_classes), dtype=np.int64)
         counts = torch.stack(self._counts).cpu().numpy() if self._counts else empty
-        mine = (
-            list(zip(self._names, counts, strict=True)),
-            self._matrix.cpu().numpy(),
-            self._boundary_counts.cpu().numpy(),
-        )
-        parts = everywhere(mine)
-        images = [
-            parts[i % len(parts)][0][i // len(parts)] for i in range(total)
-        ]  # as EvalBatches dealt them
-        return Scores(
-            classes,
-            np.sum([matrix for _, matrix, _ in parts], axis=0),
-            None if self.boundary is None else np.sum([part[2] for part in parts], axis=0),
-            self.boundary,
-            ImageCounts(
-                [name for name, _ in images],
-                np.stack([count for _, count in images]) if images else empty,
-            ),
-        )
+        images = list(zip(self._names, counts, strict=True))
+        return Share(images, self._matrix.cpu().numpy(), self._boundary_counts.cpu().numpy())
+
+    def scores(self, classes: ClassSet, total: int) -> Scores:
+        """The scores over all processes; ``total`` images, in the data set's order."""
+        return gathered(everywhere(self.share()), classes, total, self.boundary)
+
+
+class Share(NamedTuple):
+    """The counts of every n-th image: each one's (3, K) by name, and the sums over them."""
+
+    images: list[tuple[str, Ints]]
+    matrix: Ints
+    boundary: Ints
+
+
+def gathered(
+    parts: Sequence[Share], classes: ClassSet, total: int, boundary: float | None
+) -> Scores:
+    """The scores of ``total`` images from the shares that EvalBatches dealt, in their order."""
+    images = [parts[i % len(parts)].images[i // len(parts)] for i in range(total)]
+    return Scores(
+        classes,
+        np.sum([part.matrix for part in parts], axis=0),
+        None if boundary is None else np.sum([part.boundary for part in parts], axis=0),
+        boundary,
+        ImageCounts(
+            [name for name, _ in images],
+            np.stack([count for _, count in images])
+            if images
+            else np.zeros((0, 3, len(classes)), dtype=np.int64),
+        ),
+    )
 
 
 def check_unseen(labeller: Labeller, dataset: SegDataset) -> None:

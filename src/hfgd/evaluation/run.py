@@ -1,6 +1,6 @@
 """``hfgd eval``: from a model and a data set to a report with pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,11 +52,20 @@ class What:
         return open_dataset(self.data, self.split, self.data_yaml, self.limit)
 
 
-def evaluate_model(path: str, what: What, how: How, out: Path | None = None) -> tuple[Report, Path]:
+def evaluate_model(
+    path: str,
+    what: What,
+    how: How,
+    out: Path | None = None,
+    engine: Callable[[str, What, How], Scores] | None = None,
+) -> tuple[Report, Path]:
     """Score the model at ``path``; returns the report and the folder it was written to.
 
     Started as one of several processes it scores its share of the images, and the main one writes.
+    ``engine``: counts the pixels somewhere else; the pictures are made here.
     """
+    if engine is not None and what.calibrate:
+        raise HfgdError("--calibrate looks at scores in this process; leave --engine out.")
     source = origin(path)
     with joining(pick_device(how.device)) as place:
         labeller = open_labeller(path, how.on(place))
@@ -66,7 +75,10 @@ def evaluate_model(path: str, what: What, how: How, out: Path | None = None) -> 
         folder = out or _folder(source.place, Path(path), dataset, labeller)
         counts = Histograms() if what.calibrate else None
         with pictures_in(folder) as pictures:
-            scores = scored(labeller, dataset, what, "scoring", pictures, confidence=counts)
+            if engine is None:
+                scores = scored(labeller, dataset, what, "scoring", pictures, confidence=counts)
+            else:
+                scores = engine(path, what, how)
             fitted = None if counts is None else _fitted(counts)
             name, facts = source.name, {"checkpoint": str(source.place)}
             report = Report(
@@ -75,7 +87,7 @@ def evaluate_model(path: str, what: What, how: How, out: Path | None = None) -> 
             )  # fmt: skip
             if is_main():
                 report.save(folder)
-                shown = Shown({name: scores}, dataset, pictures, what.gallery)
+                shown = Shown({name: scores}, dataset, pictures, 0 if engine else what.gallery)
                 report_page(report, shown, folder, run_folder_of(source.place))
     if is_main():
         if fitted is not None:

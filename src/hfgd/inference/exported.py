@@ -42,7 +42,7 @@ class FileLabeller:
             )
         self.classes, self.protocol = self._model.classes, SINGLE_SCALE
         facts = self._model.facts
-        self.precision = self._model.precision
+        self.precision, self.grid = self._model.precision, facts.grid
         self.calibrated_on = facts.calibrated_on or None
         self.branch: Branch = "guide" if own == "guide" else "aux" if own == "aux" else "fine"
 

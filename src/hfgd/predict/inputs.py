@@ -1,0 +1,228 @@
+"""What ``hfgd predict`` is given, as images: folders, archives, lists of paths, addresses."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from PIL import Image
+
+from hfgd.data.archive import Packed, paths_below
+from hfgd.data.images import IMAGE_SUFFIXES, Pixels, read_image
+from hfgd.errors import HfgdError
+from hfgd.predict.archives import Member, image_members, is_archive, read_member
+from hfgd.predict.places import file_system, is_address, local, patiently, read_place
+from hfgd.predict.shards import Shard
+
+WHOLE = Shard()
+LISTS = (".txt", ".lst")
+VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".ts"}
+TIFFS = {".tif", ".tiff"}
+BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")  # WebDataset's way to name many shards
+
+
+class Item(NamedTuple):
+    """An image: a path or an address, or a file in an archive, and the relative path of its results."""
+
+    source: str | Member
+    target: str
+
+    @property
+    def path(self) -> str:
+        """The file that has to be opened for it: its age is the image's."""
+        return self.source.archive if isinstance(self.source, Member) else self.source
+
+    def has(self, suffixes: set[str]) -> bool:
+        """Whether it is a file of its own on this machine with one of these suffixes."""
+        if isinstance(self.source, Member) or is_address(self.source):
+            return False
+        return PurePosixPath(self.source).suffix.lower() in suffixes
+
+
+class Failed(NamedTuple):
+    """What could not be read or labelled, why, in one sentence, and where its label would be."""
+
+    path: str
+    reason: str
+    label: str = ""
+
+
+def read_item(item: Item) -> Pixels:
+    """Its pixels (H, W, 3) uint8 RGB. Raises HfgdError for what cannot be read."""
+    source, name = item.source, str(item.source)
+    data = read_member(source) if isinstance(source, Member) else read_place(source)
+    return read_image(Packed(name, PurePosixPath(name).name, partial(bytes, data)))
+
+
+def find_images(
+    inputs: Sequence[str | Path], failed: list[Failed] | None = None, shard: Shard = WHOLE
+) -> list[Item]:
+    """Every image of a share with the relative path (.png) its results go to.
+
+    A folder's structure is kept; of several inputs each folder and archive keeps its own name on
+    top. Where two images would land on one name, both keep their suffix in it. Where there are as
+    many archives as shares, or more, whole archives are dealt, so that each is read once. An
+    archive that is broken goes into ``failed``; without that list it is raised.
+    """
+    entries = [entry for given in inputs for entry in _braces(local(given))]
+    archives = [entry for entry in entries if is_archive(entry)]
+    _refuse_one_name(archives)
+    whole = len(archives) >= shard.count > 1
+    found: list[Item] = []
+    for entry in entries:
+        top = PurePosixPath(_stem(entry) if len(entries) > 1 else "")
+        if is_archive(entry):
+            mine = shard.owns(_name(entry))
+            if mine or not whole:
+                found += _in_archive(entry, top, failed, mine)
+        else:
+            found += _below(entry, top)
+    placed = _placed(found)
+    if shard.count == 1:
+        return placed
+    return [
+        item
+        for item in placed
+        if (whole and isinstance(item.source, Member)) or shard.owns(item.target)
+    ]
+
+
+def _braces(entry: str) -> Iterator[str]:
+    match = BRACES.search(entry)
+    if match is None:
+        yield entry
+        return
+    first, last = match.groups()
+    for number in range(int(first), int(last) + 1):
+        middle = str(number).zfill(len(first))
+        yield from _braces(entry[: match.start()] + middle + entry[match.end() :])
+
+
+def _name(place: str) -> str:
+    return os.path.basename(os.path.abspath(place)) if not is_address(place) else _last(place)
+
+
+def _last(address: str) -> str:
+    return address.partition("?")[0].rstrip("/").rpartition("/")[2]
+
+
+def _stem(place: str) -> str:
+    """A folder's own name, or an archive's without its suffix."""
+    name = _name(place)
+    return re.sub(r"\.(zip|tar|tgz|tar\.\w+)$", "", name) if is_archive(place) else name
+
+
+def _refuse_one_name(archives: Sequence[str]) -> None:
+    twice = [name for name, uses in Counter(map(_stem, archives)).items() if uses > 1]
+    if twice:
+        raise HfgdError(
+            f"two of the archives are called '{twice[0]}', and their images would be mixed; "
+            "rename one, or predict them into two folders."
+        )
+
+
+def _in_archive(
+    archive: str, top: PurePosixPath, failed: list[Failed] | None, mine: bool
+) -> Iterator[Item]:
+    names, wrong = image_members(archive)
+    wrong = wrong if wrong or names else f"there are no images in '{archive}'."
+    if wrong is not None and failed is None:
+        raise HfgdError(wrong)
+    if wrong is not None and failed is not None and mine:
+        failed.append(Failed(archive, wrong))
+    for name in names:
+        yield Item(Member(archive, name), str(top / _inside(name)))
+
+
+def _below(entry: str, top: PurePosixPath) -> Iterator[Item]:
+    """The images of a folder, of a list, or the one that an entry is."""
+    if is_address(entry):
+        yield from _at_address(entry, top)
+    elif os.path.isdir(entry):
+        paths = [path for path in paths_below(Path(entry)) if _is_image(path)]
+        if not paths:
+            raise HfgdError(f"there are no images in '{entry}'.")
+        start = len(os.path.join(entry, ""))
+        yield from (Item(p, str(top / p[start:].replace(os.sep, "/"))) for p in paths)
+    elif not os.path.exists(entry):
+        raise HfgdError(f"there is no image or folder '{entry}'.")
+    elif entry.lower().endswith(LISTS):
+        yield from _in_list(entry)
+    else:
+        yield Item(entry, _name(entry))
+
+
+def _in_list(file: str) -> Iterator[Item]:
+    """One path or address a line; a relative one begins at the list's own folder."""
+    here, before = os.path.dirname(file), 0
+    with open(file, encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            place = line.rstrip("\r\n")
+            if not place.strip():
+                continue
+            if is_archive(place) or os.path.isdir(os.path.join(here, place)):
+                raise HfgdError(
+                    f"'{file}' lists '{place}', which is no image; give folders and archives as "
+                    "inputs of their own."
+                )
+            before += 1
+            inside = _inside(place.partition("://")[2] if is_address(place) else place)
+            yield Item(place if is_address(place) else os.path.join(here, place), inside)
+    if not before:
+        raise HfgdError(f"'{file}' lists no images.")
+
+
+def _at_address(address: str, top: PurePosixPath) -> Iterator[Item]:
+    if PurePosixPath(_last(address)).suffix.lower() in IMAGE_SUFFIXES:
+        yield Item(address, _last(address))
+        return
+    system, root = file_system(address)
+    try:
+        found = patiently(address, lambda: sorted(system.find(root)))
+    except (FileNotFoundError, PermissionError) as error:
+        raise HfgdError(f"'{address}' cannot be listed ({error}).") from error
+    start = len(root.rstrip("/")) + 1
+    paths = [path for path in found if _is_image(path)]
+    if not paths:
+        raise HfgdError(f"there are no images in '{address}'.")
+    for path in paths:
+        yield Item(system.unstrip_protocol(path), str(top / _inside(path[start:])))
+
+
+def _is_image(path: str) -> bool:
+    name = path.replace(os.sep, "/").rpartition("/")[2]
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
+def _inside(name: str) -> str:
+    """A relative path that leads out of nothing, from whatever an archive or a list says."""
+    parts = PurePosixPath(name.replace("\\", "/").replace(":", "_")).parts
+    return "/".join(part for part in parts if part not in ("..", "/"))
+
+
+def _placed(found: Sequence[Item]) -> list[Item]:
+    """The targets as '.png', with the image's own suffix in the name where two would have one."""
+    bare = [_bare(item.target) for item in found]
+    uses = Counter(bare)
+    placed: list[Item] = []
+    for (source, target), name in zip(found, bare, strict=True):
+        kept = target[len(name) :] if uses[name] > 1 else ""  # '.jpg', or nothing
+        placed.append(Item(source, f"{name}{kept.replace('.', '_')}.png"))
+    twice = [target for target, uses in Counter(t for _, t in placed).items() if uses > 1]
+    if twice:
+        raise HfgdError(
+            f"two of the images would both be written to '{twice[0]}'; "
+            "rename one, or predict them into two folders."
+        )
+    return placed
+
+
+def _bare(target: str) -> str:
+    """Without the suffix of a picture or a film; 'frame_0.5' has none and stays as it is."""
+    stem, dot, suffix = target.rpartition(".")
+    suffix = f".{suffix.lower()}"
+    known = suffix in Image.registered_extensions() or suffix in VIDEOS
+    return stem if dot and known and not stem.endswith("/") and stem else target

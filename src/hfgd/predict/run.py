@@ -1,0 +1,223 @@
+"""``hfgd predict``: label PNGs and overlays for images wherever they lie.
+
+Reading and writing overlap with the network, in threads of their own, with a few images in hand
+whatever their number.
+"""
+
+import gc
+import sys
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as Late
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hfgd.data.draw import Prediction
+from hfgd.data.images import Pixels
+from hfgd.errors import HfgdError
+from hfgd.files import is_disk_full
+from hfgd.inference.labeller import Labeller
+from hfgd.inference.open import How, open_labeller
+from hfgd.predict.ahead import IN_HAND, Readers, ahead
+from hfgd.predict.inputs import WHOLE, Failed, Item, find_images, read_item
+from hfgd.predict.kinds import Extent, is_large, label_large, named, results
+from hfgd.predict.label import Sure, label
+from hfgd.predict.manifest import merge
+from hfgd.predict.places import Folder, is_address, open_place
+from hfgd.predict.rows import Row, Rows, count_classes
+from hfgd.predict.shards import Shard
+from hfgd.predict.writer import Writer, claim, server_ids, submission_names, zip_files
+from hfgd.progress import Progress
+
+EVERYTHING = Extent()
+PATIENCE = 300.0  # seconds that an image may take to be read
+CONNECTIONS = 8  # images that are asked of an address at once
+
+
+@dataclass
+class Outcome:
+    """How many images were labelled, how many had been before, and one sentence for each failure."""
+
+    done: int = 0
+    before: int = 0
+    failed: list[str] = field(default_factory=list)
+
+
+def predict_files(
+    model_path: str,
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    how: How,
+    opacity: float = 0.5,
+    server: str | None = None,
+    shard: Shard = WHOLE,
+    extent: Extent = EVERYTHING,
+    sure: Sure | None = None,
+) -> Outcome:
+    """Write ``out/labels`` and ``out/overlays``; an image that fails is passed over and named.
+
+    What an earlier call with the same model and settings finished is not done again. ``server``: also
+    write what the test server of 'cityscapes' or 'ade20k' takes, as ``out/submission`` and
+    ``out/submission.zip``: the image's own name, the data set's own ids. ``shard``: only that share
+    of the images, whose manifest waits for ``merge``. ``extent``: of large TIFFs and films. ``sure``:
+    what is wanted of the model's confidence. Raises HfgdError where ``out`` holds results of another
+    model or of other settings.
+    """
+    broken: list[Failed] = []
+    items = named(find_images(inputs, broken, shard), extent)
+    place = open_place(out)
+    sent: dict[Item, str] = {}
+    if server is not None:
+        if shard.count > 1 or not isinstance(place, Folder):
+            raise HfgdError("--server needs one process and a folder as --out.")
+        sent = submission_names(items)
+    labeller = open_labeller(model_path, how)
+    ids = None if server is None else server_ids(server, len(labeller.classes))
+    more = extent.settings()
+    if sure is not None:
+        large = next((item for item in items if is_large(item)), None)
+        if large is not None:
+            raise HfgdError(
+                f"--confidence and --min-confidence are for images that are read whole, and "
+                f"'{large.source}' is not; label it in a call of its own."
+            )
+        sure = sure.of(model_path, labeller, server)
+        more |= sure.settings()
+    claim(place, model_path, labeller, opacity, more)
+    rows = Rows(place, shard)
+    written = sure is not None and sure.written
+    writer = Writer(place, opacity, rows, ids, sent, extent.overlays, written)
+    try:
+        outcome = _label_all(labeller, items, writer, broken, extent, sure)
+        rows.close(len(items), broken)
+    finally:
+        rows.leave()
+    if ids is not None and isinstance(place, Folder):
+        done = [item for item in items if writer.is_done(item, results(item, extent.overlays))]
+        zip_files(
+            [place.path(f"submission/{sent[item]}") for item in done], place.path("submission.zip")
+        )
+    if shard.count == 1:
+        merge(out)
+    return outcome
+
+
+def _label_all(
+    labeller: Labeller,
+    items: Sequence[Item],
+    writer: Writer,
+    failed: list[Failed],
+    extent: Extent,
+    sure: Sure | None,
+) -> Outcome:
+    """Label what is not done yet; what fails is added to ``failed``."""
+    missing = [item for item in items if not writer.is_done(item, results(item, extent.overlays))]
+    outcome = Outcome(before=len(items) - len(missing), failed=[entry.reason for entry in failed])
+    start = outcome.before
+    # an archive is read in order, whether here or at an address
+    remote = any(is_address(item.source) for item in missing if isinstance(item.source, str))
+    threads, in_hand = (CONNECTIONS, 2 * CONNECTIONS) if remote else (1, IN_HAND)
+
+    def finish(number: int, item: Item, pending: "Future[None]") -> None:
+        reason = _failure(item, pending)
+        if reason is None:
+            outcome.done += 1
+        else:
+            outcome.failed.append(reason)
+            failed.append(Failed(str(item.source), reason, item.target))
+        progress.update(start + number, item.target)
+
+    with (
+        Progress("labelling", len(items), start) as progress,
+        Readers(threads) as reading,
+        ThreadPoolExecutor(1) as writing,
+    ):
+        written: deque[tuple[int, Item, Future[None]]] = deque()
+        pixels = ahead(reading, _read, missing, in_hand)
+        for number, (item, read) in enumerate(pixels, start=1):
+            result: tuple[Prediction, Row] | Future[None]
+            if is_large(item):
+                result = _large(labeller, item, writer, extent)
+            else:
+                result = _labelled(labeller, item, read, reading, sure)
+            if isinstance(result, Future):
+                written.append((number, item, result))
+            else:
+                written.append((number, item, writing.submit(writer, item, *result)))
+            del result
+            while len(written) > IN_HAND:
+                finish(*written.popleft())
+        while written:
+            finish(*written.popleft())
+    return outcome
+
+
+def _read(item: Item) -> Pixels | None:
+    return None if is_large(item) else read_item(item)
+
+
+def _large(labeller: Labeller, item: Item, writer: Writer, extent: Extent) -> "Future[None]":
+    """A future that holds why an item could not be labelled, or nothing."""
+    ended: Future[None] = Future()
+    try:
+        label_large(labeller, item, writer, extent)
+        ended.set_result(None)
+    except Exception as error:
+        ended.set_exception(error.with_traceback(None))
+    _free()
+    return ended
+
+
+def _labelled(
+    labeller: Labeller,
+    item: Item,
+    read: "Future[Pixels | None]",
+    reading: Readers,
+    sure: Sure | None,
+) -> "tuple[Prediction, Row] | Future[None]":
+    """The prediction of an image with its row, or a future that holds why there is none."""
+    failed: Future[None] = Future()
+    try:
+        pixels = read.result(PATIENCE)
+        assert pixels is not None
+        found = label(labeller, pixels, sure)
+        counts = count_classes(found.labels, len(labeller.classes))
+        size = (pixels.shape[0], pixels.shape[1])
+        row = Row(item.target, str(item.source), *size, found.seconds, found.confidence, counts)
+        return Prediction(pixels, found.labels, labeller.classes, found.sure), row
+    except Late:
+        reading.replace()
+        failed.set_exception(
+            HfgdError(f"'{item.source}' gave nothing for {PATIENCE:.0f} seconds and was left.")
+        )
+        return failed
+    except Exception as error:  # one image of many: _failure says it, and the next one is tried
+        failed.set_exception(error.with_traceback(None))  # whose frames would hold the image
+    _free()
+    return failed
+
+
+def _failure(item: Item, pending: "Future[None]") -> str | None:
+    """Why an image failed, in one sentence; None where it did not. A full disk ends the whole."""
+    error = pending.exception()
+    if error is None:
+        return None
+    if is_disk_full(error):
+        raise error
+    if isinstance(error, HfgdError):
+        return str(error)
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "memory" in text.lower():
+        return (
+            f"'{item.source}': not enough memory for an image of its size; "
+            "try --protocol slide, which takes it in windows, or scale it down."
+        )
+    return f"'{item.source}': {type(error).__name__}: {text[:200]}"
+
+
+def _free() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")  # an exported file runs without
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,145 @@
+"""Films: label frames and an overlay film, through PyAV (``hfgd[video]``), a frame at a time."""
+
+import io
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hfgd.data.draw import Prediction
+from hfgd.data.images import Pixels
+from hfgd.errors import HfgdError
+from hfgd.files import write_whole
+from hfgd.inference.labeller import Labeller
+from hfgd.predict.inputs import Item
+from hfgd.predict.label import label
+from hfgd.predict.places import Folder
+from hfgd.predict.rows import Row, count_classes
+from hfgd.predict.writer import Writer, save_png
+
+KEPT = (".mp4", ".mov", ".m4v", ".mkv")  # containers that take H.264 and most sounds; others: .mkv
+
+
+def film_name(item: Item) -> str:
+    """The overlay film of a film: below overlays/."""
+    suffix = Path(str(item.source)).suffix.lower()
+    return item.target.removesuffix(".png") + (suffix if suffix in KEPT else ".mkv")
+
+
+def label_video(labeller: Labeller, item: Item, writer: Writer, every: int = 1) -> None:
+    """Write ``labels/NAME/000000.png`` … for every ``every``-th frame and ``overlays/NAME.mp4``.
+
+    The overlay film has all frames at their own times (also of a film without a constant rate) and
+    the sound as it was; a frame without labels of its own shows the last ones. Frames that an
+    earlier call labelled are not labelled again. Raises HfgdError for what is no film.
+    """
+    if not isinstance(writer.place, Folder):
+        raise HfgdError(f"'{item.source}' is a film, which needs a folder as --out.")
+    path = str(item.source)
+    av = _library(path)
+    target = writer.place.path(f"overlays/{film_name(item)}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    frames = _Frames(labeller, item, writer, every)
+    kind = "matroska" if target.suffix == ".mkv" else "mp4"
+
+    def write(part: Path) -> None:
+        with _opened(av, path) as source, av.open(str(part), "w", format=kind) as sink:
+            _transcode(source, sink, frames)
+
+    try:
+        write_whole(target, write)
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError) and error.errno in (27, 28, 122):
+            raise  # a full disk
+        raise HfgdError(
+            f"film '{path}' is broken, or holds what cannot be written into '{target.name}' "
+            f"({' '.join(str(error).split())})."
+        ) from error
+
+
+def _library(path: str) -> Any:
+    try:
+        import av
+        import av.error
+    except ImportError as error:
+        raise HfgdError(f"'{path}' is a film and read by PyAV; install hfgd[video].") from error
+    return av
+
+
+@contextmanager
+def _opened(av: Any, path: str) -> Iterator[Any]:
+    with av.open(path) as source:
+        if not source.streams.video:
+            raise HfgdError(f"'{path}' holds no pictures.")
+        yield source
+
+
+def _transcode(source: Any, sink: Any, frames: "_Frames") -> None:
+    """Packets in the file's own order, so that sound and pictures stay side by side."""
+    pictures = source.streams.video[0]
+    pictures.thread_type = "AUTO"
+    out = _picture_stream(sink, pictures)  # all streams before the first packet
+    sounds = {s.index: sink.add_stream_from_template(s) for s in source.streams.audio}
+    for packet in source.demux([pictures, *source.streams.audio]):
+        if packet.stream.type == "audio":
+            if packet.dts is not None:  # an empty one ends the stream
+                packet.stream = sounds[packet.stream.index]
+                sink.mux(packet)
+            continue
+        for frame in packet.decode():
+            shown = frames.overlay(frame)
+            shown.pts, shown.time_base = frame.pts, frame.time_base
+            sink.mux(out.encode(shown.reformat(out.width, out.height, out.pix_fmt)))
+    if not frames.number:
+        raise HfgdError(f"'{source.name}' holds no picture that can be decoded.")
+    sink.mux(out.encode())
+
+
+def _picture_stream(sink: Any, pictures: Any) -> Any:
+    out = sink.add_stream("libx264", rate=pictures.average_rate or 25)
+    out.width, out.height = pictures.width, pictures.height
+    even = out.width % 2 == out.height % 2 == 0
+    out.pix_fmt = "yuv420p" if even else "yuv444p"
+    out.codec_context.time_base = out.time_base = pictures.time_base
+    out.options = {"crf": "20", "preset": "veryfast"}
+    return out
+
+
+class _Frames:
+    """The frames of a film as they pass: counted, labelled, drawn over."""
+
+    def __init__(self, labeller: Labeller, item: Item, writer: Writer, every: int) -> None:
+        self.labeller, self.item, self.writer, self.every = labeller, item, writer, every
+        self.number = 0
+        self.labels: Pixels | None = None
+
+    def overlay(self, frame: Any) -> Any:
+        """The next frame with its labels over it, as a frame."""
+        pixels: Pixels = frame.to_ndarray(format="rgb24")
+        if self.number % self.every == 0:
+            self.labels = self._label(pixels)
+        self.number += 1
+        assert self.labels is not None
+        picture = Prediction(pixels, self.labels, self.labeller.classes)
+        shown = picture.overlay(self.writer.opacity, legend=False)
+        return type(frame).from_ndarray(np.asarray(shown), format="rgb24")
+
+    def _label(self, pixels: Pixels) -> Pixels:
+        place, path = self.writer.place, str(self.item.source)
+        name = f"{self.item.target.removesuffix('.png')}/{self.number:06}.png"
+        if place.is_newer(f"labels/{name}", path):
+            return np.asarray(Image.open(io.BytesIO(place.read(f"labels/{name}") or b"")))
+        began = time.perf_counter()
+        found = label(self.labeller, pixels)
+        counts = count_classes(found.labels, len(self.labeller.classes))
+        height, width = found.labels.shape
+        source = f"{path}#{self.number}"
+        seconds = time.perf_counter() - began
+        self.writer.rows.add(Row(name, source, height, width, seconds, found.confidence, counts))
+        picture = Prediction(pixels, found.labels, self.labeller.classes)
+        save_png(picture.label_image(), place, f"labels/{name}")
+        return found.labels
