@@ -341,7 +341,10 @@ def predict(
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="A run folder (its last model), or a model folder.")],
-    format: Annotated[Literal["onnx"], typer.Option(help="The kind of file.")] = "onnx",
+    format: Annotated[
+        Literal["onnx", "html"],
+        typer.Option(help="html: a page with the model in it, for any browser."),
+    ] = "onnx",
     size: Annotated[
         tuple[int, int] | None, typer.Option(help="HEIGHT WIDTH: one image of this size only.")
     ] = None,
@@ -353,16 +356,18 @@ def export(
     input: Annotated[
         Literal["uint8", "float"], typer.Option(help="RGB of 0..255, or of [0, 1].")
     ] = "uint8",
-    out: Annotated[Path | None, typer.Option(help="The file; MODEL/model.onnx by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file; model.FORMAT in MODEL.")] = None,
 ) -> None:
     """Write a model as one file that runs without PyTorch, once it was seen to give the same labels."""
     from hfgd.checkpoint import load_model
+    from hfgd.export.html import export_html
     from hfgd.export.onnx import export_onnx
 
     if dynamic and size is not None:
         raise HfgdError("--size fixes what --dynamic leaves open; give one of them.")
-    file = out or Path(model) / "model.onnx"
-    for checked in export_onnx(load_model(model), file, size=size, logits=logits, input=input):
+    file = out or Path(model) / f"model.{format}"
+    write = export_html if format == "html" else export_onnx
+    for checked in write(load_model(model), file, size=size, logits=logits, input=input):
         print(checked)
     print(f"written: {file}  ({file.stat().st_size / 1e6:.1f} MB)")
 

@@ -82,8 +82,13 @@ class Network(nn.Module):
     ) -> "list[Checked]":
         """Write an ONNX file that onnxruntime alone can run, checked against this network.
 
-        See ``hfgd.export.onnx.export_onnx``; ``hfgd.export.runtime.ExportedModel`` runs the file.
+        A ``path`` that ends in .html becomes a page for a browser, with the file in it. See
+        ``hfgd.export.onnx.export_onnx``; ``hfgd.export.runtime.ExportedModel`` runs the file.
         """
+        if Path(path).suffix == ".html":
+            from hfgd.export.html import export_html
+
+            return export_html(self, path, size=size, logits=logits, input=input)
         from hfgd.export.onnx import export_onnx
 
         return export_onnx(self, path, size=size, logits=logits, input=input)
