@@ -42,6 +42,7 @@ SOFTWARE.
 
 
 def main(version: str = VERSION) -> None:
+    """Write the four files."""
     with TemporaryDirectory() as folder:
         packed = subprocess.run(
             ["npm", "pack", f"onnxruntime-web@{version}", "--json"],
