@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from hfgd import __version__
-from hfgd.cli import data
+from hfgd.cli import data, serve
 from hfgd.errors import HfgdError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
     "3 training could not go on, 130 interrupted, 143 terminated.",
 )
 app.add_typer(data.app, name="data")
+app.command()(serve.serve)
 
 Model = Annotated[
     str, typer.Argument(help="A run folder (its last model), a model folder, a .onnx file.")
