@@ -18,7 +18,7 @@ ORDER = [
     ["evaluation"],
     ["training"],
     ["review"],
-    ["predict", "demo", "api", "cost", "ablate"],
+    ["predict", "demo", "api", "cost", "ablate", "serve"],
     ["ray"],
     ["cli"],
     ["__main__"],

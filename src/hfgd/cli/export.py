@@ -7,14 +7,14 @@ import typer
 
 from hfgd.errors import HfgdError
 
-SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "openvino": ".xml"}
+SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "openvino": ".xml", "html": ".html"}
 
 
 def export(
     model: Annotated[str, typer.Argument(help="A run folder (its last model), or a model folder.")],
     format: Annotated[
-        Literal["onnx", "pt2", "openvino"],
-        typer.Option(help="onnxruntime's file, AOTInductor's package, OpenVINO's two files."),
+        Literal["onnx", "pt2", "openvino", "html"],
+        typer.Option(help="For onnxruntime, AOTInductor, OpenVINO (two files), a browser."),
     ] = "onnx",
     size: Annotated[
         tuple[int, int] | None, typer.Option(help="HEIGHT WIDTH: one image of this size only.")

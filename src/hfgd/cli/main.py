@@ -12,6 +12,7 @@ from hfgd.cli import data
 from hfgd.cli.export import export
 from hfgd.cli.predict import predict
 from hfgd.cli.review import review
+from hfgd.cli.serve import serve
 from hfgd.errors import HfgdError
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.command()(review)
+app.command()(serve)
 
 Model = Annotated[
     str, typer.Argument(help="A run folder (its last model), a model folder, an exported file.")

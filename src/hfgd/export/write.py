@@ -14,6 +14,7 @@ from hfgd.checkpoint import describe
 from hfgd.errors import HfgdError
 from hfgd.export.check import Checked, Pair, check_dynamic, compare, noise
 from hfgd.export.facts import UNKNOWN, Facts, Input
+from hfgd.export.html import export_html
 from hfgd.export.int8 import Calibration, compare_int8, quantised
 from hfgd.export.onnx import TRACED, put_onnx, write_onnx
 from hfgd.export.openvino import put_openvino, write_openvino
@@ -52,7 +53,8 @@ def export_model(
 ) -> list[Checked]:
     """Write ``path``, a file that its runtime can run; returns how it was checked.
 
-    The suffix says which kind: .onnx (onnxruntime), .xml and .bin (OpenVINO) or .pt2 (AOTInductor).
+    The suffix says which kind: .onnx (onnxruntime), .xml and .bin (OpenVINO), .pt2 (AOTInductor) or
+    .html (a page for a browser, see ``export_html``).
     In: ``image`` (N, 3, H, W) RGB, uint8 or float of [0, 1]. Out: ``labels`` (N, H, W) uint8, and
     ``logits`` (N, K, H, W) where asked for. ``size``: the only height and width that the file takes,
     one image at a time; any without it. ``int8``: images to calibrate 8-bit convolutions with; how
@@ -60,11 +62,13 @@ def export_model(
     file is left behind, where its fp32 labels are not those of the network.
     """
     path = Path(path)
+    if path.suffix == ".html":
+        return export_html(network, path, size=size, logits=logits, input=input, int8=int8)
     if size is not None and min(size) < 1:
         raise HfgdError(f"--size takes a height and a width of at least 1, not {size}.")
     if path.suffix not in FORMATS:
         raise HfgdError(
-            f"'{path}' should end in {', '.join(FORMATS)}, by which hfgd knows such files."
+            f"'{path}' should end in {', '.join([*FORMATS, '.html'])}, by which hfgd knows such files."
         )
     if int8 is not None and path.suffix == ".pt2":
         raise HfgdError("--int8 is for ONNX and OpenVINO files; pt2 holds fp32 numbers.")
@@ -93,7 +97,7 @@ def _written(
     format = FORMATS[path.suffix]
     # beside the target, so that it is moved there at once, and an older one stays if a check fails
     with TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
-        full, final = Path(folder) / f"full{path.suffix}", Path(folder) / path.name
+        full, final = Path(folder) / f"with-logits-{path.name}", Path(folder) / path.name
         format.write(whole, size, _parts(config), logits, full, final)
         checked, smallest = _checked(whole, path, full, final, size, config)
         facts = facts_of(network, config, whole.input, size, smallest)
@@ -103,7 +107,8 @@ def _written(
             facts = facts.model_copy(update={"precision": "int8", "calibrated_on": int8.title})
         format.put(final, facts.as_properties())
         read_facts(final)  # they were written last
-        mine = [file for file in Path(folder).iterdir() if file.name.startswith(path.stem)]
+        names = (path.name, f"{path.name}.data", f"{path.stem}.bin")
+        mine = [file for file in Path(folder).iterdir() if file.name in names]
         for file in sorted(mine, key=lambda file: file.name == path.name):  # weights first
             os.replace(file, path.parent / file.name)
     return checked

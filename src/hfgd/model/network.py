@@ -82,7 +82,8 @@ class Network(nn.Module):
     ) -> "list[Checked]":
         """Write a file that runs without this network, checked against it: .onnx, .xml or .pt2.
 
-        See ``hfgd.export.write.export_model``; ``hfgd.export.runtime.ExportedModel`` runs the file.
+        A ``path`` that ends in .html becomes a page for a browser, with an ONNX file in it. See
+        ``hfgd.export.write.export_model``; ``hfgd.export.runtime.ExportedModel`` runs the others.
         """
         from hfgd.export.write import export_model
 
