@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from hfgd.data.transforms import AugmentSpec
-from hfgd.losses.terms import LossSpec
+from hfgd.losses.spec import LossSpec
 from hfgd.model.hfgm import GUIDANCE, NO_STOP_GRADIENT
 from hfgd.model.spec import BackboneSpec, ModelSpec
 from hfgd.recipes.spec import OptimSpec, Recipe, TrainSpec
