@@ -266,6 +266,7 @@ class Bright:
     """Class 1 where a picture is bright, 0 elsewhere; counts its calls."""
 
     branch, precision, classes, protocol = "fine", "fp32", ABC, Protocol()
+    gives_scores, calibrated_on = False, None
 
     def __init__(self):
         self.calls = 0

@@ -270,6 +270,7 @@ class Counting:
     """A labeller that counts its calls and runs out of something at images of one width."""
 
     branch, precision, classes, protocol = "fine", "fp32", ABC, Protocol()
+    gives_scores, calibrated_on = False, None
 
     def __init__(self, error=None, width=77):
         self.error, self.width, self.calls = error, width, 0

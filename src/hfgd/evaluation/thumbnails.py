@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hfgd.errors import HfgdError
 from hfgd.evaluation.page.pictures import heat, label_picture, photo, picks, small_size
 from hfgd.inference.labeller import Labeller
 from hfgd.inference.passes import best_class
@@ -35,7 +34,6 @@ class Thumbnails:
     def __init__(self, folder: Path, model: int = 0, photos: bool = True) -> None:
         self.folder, self.model, self.photos = folder, model, photos
         self._sure: Tensor | None = None  # of the image that was labelled last
-        self._gives_scores = True
         self._room = Semaphore(WAITING)
         self._threads = ThreadPoolExecutor(THREADS)
         self._futures: list[Future[None]] = []
@@ -44,7 +42,7 @@ class Thumbnails:
     def labels(self, labeller: Labeller, image: Tensor) -> Tensor:
         """``labeller.labels(image)``, in the one pass that gives the confidence too."""
         self._sure = None
-        if not self._gives_scores:
+        if not labeller.gives_scores:
             return labeller.labels(image)
         parts: list[Tensor] = []
         sides = zip(image.shape[1:], small_size(image.shape[1], image.shape[2]), strict=True)
@@ -56,11 +54,7 @@ class Thumbnails:
                 parts.append(confidence(_at(scores, rows[first:last] - part.start, columns)))
             return best_class(part, scores)
 
-        try:
-            labels = labeller.reduced(image, reduce)
-        except HfgdError:  # a file that gives labels alone; if it was something else it is said now
-            self._gives_scores = False
-            return labeller.labels(image)
+        labels = labeller.reduced(image, reduce)
         self._sure = torch.cat(parts)
         return labels
 

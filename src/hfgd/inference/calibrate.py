@@ -135,7 +135,7 @@ class _Watched:
         self._labeller, self._see = labeller, count
         self.classes, self.protocol = labeller.classes, labeller.protocol
         self.branch, self.precision = labeller.branch, labeller.precision
-        self.calibrated_on = labeller.calibrated_on
+        self.calibrated_on, self.gives_scores = labeller.calibrated_on, True
 
     def labels(self, image: "Tensor") -> "Tensor":
         from hfgd.model.output import best

@@ -43,13 +43,9 @@ class FileLabeller:
         self.classes, self.protocol = self._model.classes, SINGLE_SCALE
         facts = self._model.facts
         self.precision, self.grid = self._model.precision, facts.grid
+        self.gives_scores = self._model.gives_logits
         self.calibrated_on = facts.calibrated_on or None
         self.branch: Branch = "guide" if own == "guide" else "aux" if own == "aux" else "fine"
-
-    @property
-    def gives_scores(self) -> bool:
-        """Whether ``reduced`` can be asked."""
-        return self._model.gives_logits
 
     def labels(self, image: "Tensor") -> "Tensor":
         """(3, H, W) uint8 RGB, wherever it is → class ids (H, W) uint8 on the CPU."""

@@ -27,6 +27,7 @@ class Labeller(Protocol):
     protocol: protocols.Protocol
     branch: Branch
     precision: str
+    gives_scores: bool  # whether ``reduced`` can be asked
     calibrated_on: str | None  # data/split that an int8 file took its scales from
 
     def labels(self, image: "Tensor") -> "Tensor":

@@ -38,6 +38,7 @@ class NetworkLabeller:
     ) -> None:
         self.classes, self.protocol, self.branch = network.classes, protocol, branch
         self.calibrated_on: str | None = None
+        self.gives_scores = True
         self.grid = network.grid
         own, kind = place_of(network)
         self.device = own if device is None else torch.device(device)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hfgd.data.images import Pixels
 from hfgd.errors import HfgdError
-from hfgd.inference.exported import FileLabeller
 from hfgd.inference.labeller import Labeller
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ class Sure:
             raise HfgdError(
                 "--confidence and --min-confidence need PyTorch, which is not installed."
             )
-        if not gives_scores(labeller):
+        if not labeller.gives_scores:
             raise HfgdError(
                 f"'{model_path}' gives labels alone, without confidence; export it with --logits."
             )
@@ -79,7 +78,7 @@ def label(labeller: Labeller, pixels: Pixels, sure: Sure | None = None) -> Label
         maps = labeller.reduced(image, with_confidence(sure.temperature, sure.minimum))
         labels, found = maps.permute(2, 0, 1).contiguous().cpu().numpy()
         return Labelled(labels, time.perf_counter() - began, float(found.mean()) / 255, found)
-    if not gives_scores(labeller):
+    if not labeller.gives_scores:
         labels = labeller(pixels)
         return Labelled(labels, time.perf_counter() - began, None)
     import torch
@@ -88,11 +87,6 @@ def label(labeller: Labeller, pixels: Pixels, sure: Sure | None = None) -> Label
     labels = labeller.reduced(torch.from_numpy(pixels).permute(2, 0, 1), mean).cpu().numpy()
     value = float(mean.total) / max(1, labels.size)
     return Labelled(labels, time.perf_counter() - began, value)
-
-
-def gives_scores(labeller: Labeller) -> bool:
-    """Whether probabilities can be had beside the labels, without a second pass."""
-    return labeller.gives_scores if isinstance(labeller, FileLabeller) else True
 
 
 class Confidence:
