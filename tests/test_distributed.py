@@ -134,6 +134,7 @@ def make_folder(out):
     return out / "data"
 
 
+@pytest.mark.slow
 def test_each_image_counts_once_over_processes(two):
     _, results = two
     matrix, boundary, names, counts = scored()

@@ -137,6 +137,7 @@ def test_a_signal_saves_and_has_an_exit_code_of_its_own(folder, tmp_path, number
     assert load_model(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_good_checkpoint(folder, tmp_path):
     """A limit on the size of files stands for the disk's: the state outgrows it, the logs do not."""
     (tmp_path / "long.yaml").write_text(
@@ -233,6 +234,7 @@ def weights_of(model):
     return load_file(model / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_deterministic_runs_are_the_same_bit_for_bit(folder, tmp_path):
     """With several threads and loader workers."""
     torch.set_num_threads(2)

@@ -220,6 +220,7 @@ def test_the_network_compiles_without_a_graph_break(backbone, training):
     torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_compiled_run_is_the_plain_run(folder, tmp_path, monkeypatch):
     compiled = torch.compile
     calls = []

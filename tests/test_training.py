@@ -50,6 +50,7 @@ def run_val(folder):
     return open_dataset(str(folder), "val")
 
 
+@pytest.mark.slow
 def test_overfitting_four_scenes():
     """Streets enlarged, so that their poles are wide enough for stride 2."""
     dataset = Enlarged(ScenesDataset("train", 4, size=(32, 48)), 3)
@@ -85,6 +86,7 @@ class Enlarged:
         return self.samples[index]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_killed_run_resumes_to_the_same_weights(folder, tmp_path, workers):
     """SIGKILL at an iteration that no checkpoint belongs to; then --resume; bit for bit."""
