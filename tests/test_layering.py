@@ -17,7 +17,7 @@ ORDER = [
     ["recipes", "inference"],
     ["evaluation"],
     ["training"],
-    ["predict", "demo", "api", "cost", "ablate"],
+    ["predict", "demo", "api", "cost", "ablate", "figures"],
     ["cli"],
     ["__main__"],
 ]

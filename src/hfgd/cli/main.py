@@ -10,6 +10,7 @@ import typer
 
 from hfgd import __version__
 from hfgd.cli import data
+from hfgd.cli.figure import figure
 from hfgd.errors import HfgdError
 
 app = typer.Typer(
@@ -306,6 +307,7 @@ def compare(
     print(f"written: {out}/compare.md, compare.json, compare.png")
 
 
+app.command()(figure)
 app.command("val", hidden=True, help="The same as eval.")(evaluate_)
 
 
