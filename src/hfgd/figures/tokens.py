@@ -115,11 +115,12 @@ def _picture(found: list[Dependencies], names: tuple[str, ...], sentences: list[
     below = 0.15 * len(lines) + 0.15
     height = cell + 0.6 + below
     figure = Figure(figsize=(width, height))
+    low = min(float(each.matrix.min()) for each in found)
     top = max(float(each.matrix.max()) for each in found)
     for i, each in enumerate(found):
         box = (label + i * cell) / width, (below + label) / height, side / width, side / height
         axis = figure.add_axes((box[0], box[1], 0.96 * box[2], box[3]))
-        image = axis.imshow(each.matrix, cmap="jet", vmin=0, vmax=top, aspect="auto")
+        image = axis.imshow(each.matrix, cmap="turbo", vmin=low, vmax=top, aspect="auto")
         axis.set_xticks(range(count), names, rotation=90, fontsize=font)
         axis.set_yticks(range(count), names, fontsize=font)
         axis.tick_params(length=1.5, pad=1.5)
