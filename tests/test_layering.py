@@ -18,7 +18,7 @@ ORDER = [
     ["evaluation"],
     ["training"],
     ["review"],
-    ["predict", "demo", "api", "cost", "ablate", "serve"],
+    ["predict", "demo", "api", "cost", "ablate", "serve", "figures"],
     ["ray"],
     ["cli"],
     ["__main__"],

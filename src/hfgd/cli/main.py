@@ -10,6 +10,7 @@ import typer
 
 from hfgd.cli import data
 from hfgd.cli.export import export
+from hfgd.cli.figure import figure
 from hfgd.cli.predict import predict
 from hfgd.cli.review import review
 from hfgd.cli.serve import serve
@@ -346,6 +347,7 @@ def compare(
     print(f"written: {out}/report.html, compare.md, compare.json, compare.png")
 
 
+app.command()(figure)
 app.command("val", hidden=True, help="The same as eval.")(evaluate_)
 
 

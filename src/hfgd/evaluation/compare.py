@@ -144,7 +144,11 @@ def _table(first: str, second: str, rows: Sequence[Difference]) -> Table:
 
 
 def validated_on(
-    path: str, split: str | None = None, limit: int | None = None, data_yaml: Path | None = None
+    path: str,
+    split: str | None = None,
+    limit: int | None = None,
+    data_yaml: Path | None = None,
+    verb: str = "compare",
 ) -> What:
     """The data that a run was validated on, as its recipe says; raises HfgdError where none does."""
     for folder in (Path(path), Path(path).parent):
@@ -158,7 +162,7 @@ def validated_on(
                     data_yaml or data.data_yaml,
                     limit,
                 )
-    raise HfgdError("compare needs --data: the first model does not say what it was trained on.")
+    raise HfgdError(f"{verb} needs --data: the first model does not say what it was trained on.")
 
 
 def titles(paths: Sequence[str]) -> list[str]:

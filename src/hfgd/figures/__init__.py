@@ -1,0 +1,32 @@
+"""The paper's figures from any runs and data: one file a figure, one dict of them all."""
+
+from collections.abc import Callable
+
+from hfgd.errors import HfgdError
+from hfgd.figures import features, flow, observation, panels, tokens
+from hfgd.figures.wanted import Wanted
+
+# what ``hfgd figure NAME`` takes; each writes pictures and tables and returns what to tell
+FIGURES: dict[str, Callable[[Wanted], str]] = {
+    "1": observation.draw,
+    "3": panels.draw,
+    "4": features.draw,
+    "6": tokens.draw,
+    "7": panels.draw,
+    "8": panels.draw,
+    "9": panels.draw,
+    "flow": flow.draw,
+}
+
+
+def draw(wanted: Wanted) -> str:
+    """Draw a figure; returns what there is to tell. Raises HfgdError for a name that is none."""
+    if wanted.name not in FIGURES:
+        raise HfgdError(
+            f"there is no figure '{wanted.name}' to draw; known: {', '.join(FIGURES)} "
+            "(2 and 5 of the paper are drawings of the network, for which there is 'flow')."
+        )
+    return FIGURES[wanted.name](wanted)
+
+
+__all__ = ["FIGURES", "Wanted", "draw"]
