@@ -114,7 +114,7 @@ def scored(
     dataset: SegDataset,
     what: What,
     title: str,
-    folder: Path,
+    folder: Path | None = None,
     model: int = 0,
     confidence: Histograms | None = None,
 ) -> Scores:
@@ -123,7 +123,7 @@ def scored(
     ``evaluate``.
     """
     photos = model == 0 and len(dataset) <= what.gallery
-    thumbnails = Thumbnails(folder, model, photos) if what.gallery else None
+    thumbnails = Thumbnails(folder, model, photos) if folder and what.gallery else None
     with Progress(title, len(dataset)) as progress:
 
         def tell(done: int, share: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
@@ -112,7 +113,7 @@ def _numbers(row: PanelRow) -> Seen:
     return Seen(row.name, int(differing(row).sum()) / count, right)
 
 
-def differing(row: PanelRow) -> Pixels:
+def differing(row: PanelRow) -> npt.NDArray[np.bool_]:
     """Where the models do not all say the same of a labelled pixel (H, W) bool.
 
     With a single model: where it is wrong.
@@ -121,7 +122,8 @@ def differing(row: PanelRow) -> Pixels:
     apart = np.zeros(row.truth.shape, dtype=bool)
     for labels in others or [row.truth]:
         apart |= labels != first
-    return apart & (row.truth != IGNORE)
+    found: npt.NDArray[np.bool_] = apart & (row.truth != IGNORE)
+    return found
 
 
 def busiest_window(marks: Pixels, part: int = PART) -> Box:
@@ -193,12 +195,17 @@ def _enlarged(axis: Axes, pixels: Pixels, box: Box, note: str) -> None:
         side.set_edgecolor("red")
 
 
+def _colour(classes: ClassSet, index: int) -> tuple[float, float, float]:
+    red, green, blue = (value / 255 for value in classes.palette[index])
+    return red, green, blue
+
+
 def _legend(rows: list[PanelRow], classes: ClassSet) -> list[Patch]:
     """The classes that occur, and the frame."""
     maps = [labels for row in rows for labels in (row.truth, *row.predictions.values())]
     shown = sorted({int(i) for labels in maps for i in np.unique(labels)} - {IGNORE})
     patches = [
-        Patch(facecolor=np.array(classes.palette[i]) / 255, edgecolor="black", lw=0.5, label=name)
+        Patch(facecolor=_colour(classes, i), edgecolor="black", lw=0.5, label=name)
         for i, name in ((i, classes.names[i]) for i in shown)
     ]
     patches.append(Patch(facecolor="black", label="void"))

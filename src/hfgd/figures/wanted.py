@@ -13,8 +13,8 @@ from hfgd.checkpoint import load_model
 from hfgd.errors import HfgdError
 from hfgd.evaluation.compare import titles, validated_on
 from hfgd.evaluation.run import What
+from hfgd.export.sessions import is_exported
 from hfgd.geometry import Size
-from hfgd.inference.exported import is_exported
 from hfgd.inference.open import How
 from hfgd.model.class_tokens import ClassTokens
 from hfgd.model.network import Network
