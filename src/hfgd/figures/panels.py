@@ -126,7 +126,7 @@ def differing(row: PanelRow) -> npt.NDArray[np.bool_]:
     return found
 
 
-def busiest_window(marks: Pixels, part: int = PART) -> Box:
+def busiest_window(marks: npt.NDArray[np.bool_], part: int = PART) -> Box:
     """The window of 1/``part`` of height and width with the most marks (H, W); the first of equals."""
     height, width = (max(1, side // part) for side in marks.shape)
     sums = np.zeros((marks.shape[0] + 1, marks.shape[1] + 1), dtype=np.int64)
