@@ -47,10 +47,10 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
-    def do_HEAD(self):
-        self.answer()
-
-    do_GET = do_POST = do_PUT = do_HEAD
+    def __getattr__(self, name):
+        if name in ("do_HEAD", "do_GET", "do_POST", "do_PUT"):
+            return self.answer
+        raise AttributeError(name)
 
     def answer(self):
         path = self.path.split("?")[0]

@@ -144,14 +144,16 @@ def _explain(error: Exception, address: Address, writing: bool = False) -> HfgdE
         )
     if status is not None:
         return HfgdError(f"the hub refused '{address}' with error {status}; try again later.")
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}".rstrip(": ")
     if writing:
         return HfgdError(
-            f"'{name}' could not be pushed: the hub cannot be reached ({type(error).__name__}); "
-            "connect and push again."
+            f"'{name}' could not be pushed ({reason}); look to the connection and push again."
         )
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        reason = "no connection to the hub"
     return HfgdError(
-        f"'{address}' is not in the local cache and could not be downloaded "
-        f"({type(error).__name__}); connect once, or give a local folder."
+        f"'{address}' is not in the local cache and could not be downloaded ({reason}); connect "
+        "once, or give a local folder."
     )
 
 

@@ -11,7 +11,9 @@ SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "openvino": ".xml", "html": ".html"}
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A run folder (its last model), or a model folder.")],
+    model: Annotated[
+        str, typer.Argument(help="A run folder (its last model), a model folder, hf://user/name.")
+    ],
     format: Annotated[
         Literal["onnx", "pt2", "openvino", "html"],
         typer.Option(help="For onnxruntime, AOTInductor, OpenVINO (two files), a browser."),

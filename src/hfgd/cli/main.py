@@ -32,7 +32,7 @@ app.command()(push)
 app.command()(card)
 
 Model = Annotated[
-    str, typer.Argument(help="A run folder (its last model), a model folder, an exported file.")
+    str, typer.Argument(help="A run or model folder, an exported file, hf://user/name.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU where there is one.")]
 Precision = Annotated[
