@@ -109,7 +109,7 @@ def _quiet_unless_watched() -> None:
     """The hub's own bars on a terminal only; its warnings are told in our sentences."""
     import logging
 
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if not sys.stderr.isatty():
