@@ -43,7 +43,8 @@ def create(
 
 
 def load(path: str | Path, device: str = "cpu", network: Network | None = None) -> Network:
-    """A saved model: a run folder, or a folder with model.safetensors and config.json.
+    """A saved model: a run folder, a folder with model.safetensors and config.json, or one on the hub,
+    ``hf://user/name`` or ``hf://user/name@revision``.
 
     ``network``: takes the weights of a model that was put together by hand, without a builder.
     """

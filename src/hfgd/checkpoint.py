@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hfgd.errors import HfgdError
 from hfgd.files import write_text, write_whole
+from hfgd.hub import fetch, is_hub
 from hfgd.model.build import rebuild
 from hfgd.model.config import FORMAT, ModelConfig
 from hfgd.model.network import Network
@@ -48,8 +49,8 @@ def describe(model: Network) -> ModelConfig:
 def load_model(path: str | Path, device: str = "cpu", network: Network | None = None) -> Network:
     """The model of a folder that ``save_model`` wrote, ready to predict.
 
-    ``path``: such a folder, or a run folder, whose last model it then is. ``network``: takes the
-    weights, where the folder does not say how to build one.
+    ``path``: such a folder, a run folder, whose last model it then is, or ``hf://user/name``.
+    ``network``: takes the weights, where the folder does not say how to build one.
     Raises HfgdError for anything else, and for a truncated or foreign file.
     """
     folder = model_folder(path)
@@ -63,8 +64,10 @@ def load_model(path: str | Path, device: str = "cpu", network: Network | None = 
 
 
 def model_folder(path: str | Path) -> Path:
-    """The folder with the two files: ``path`` itself, or ``last`` in a run folder."""
-    path = Path(path)
+    """The folder with the two files: ``path`` itself, ``last`` in a run folder, or the local copy of
+    a model on the hub, ``hf://user/name[@revision]``.
+    """
+    path = fetch(path) if is_hub(path) else Path(path)
     for folder in (path, path / "last"):
         if (folder / CONFIG).is_file():
             return folder

@@ -11,7 +11,9 @@ SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "openvino": ".xml", "html": ".html"}
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A run folder (its last model), or a model folder.")],
+    model: Annotated[
+        str, typer.Argument(help="A run folder (its last model), a model folder, hf://user/name.")
+    ],
     format: Annotated[
         Literal["onnx", "pt2", "openvino", "html"],
         typer.Option(help="For onnxruntime, AOTInductor, OpenVINO (two files), a browser."),
@@ -44,13 +46,14 @@ def export(
     from hfgd.checkpoint import load_model
     from hfgd.export.int8 import Calibration
     from hfgd.export.write import export_model
+    from hfgd.hub import folder_for
 
     if dynamic and size is not None:
         raise HfgdError("--size fixes what --dynamic leaves open; give one of them.")
     if int8 != (calibrate is not None):
         raise HfgdError("--int8 and --calibrate DATA belong together; give both or none.")
     name = "model-int8" if int8 else "model"
-    file = out or Path(model) / f"{name}{SUFFIXES[format]}"
+    file = out or folder_for(model) / f"{name}{SUFFIXES[format]}"
     if file.suffix != SUFFIXES[format]:
         raise HfgdError(
             f"'{file}' should end in {SUFFIXES[format]} for --format {format}, by which hfgd knows it."

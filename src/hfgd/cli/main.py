@@ -14,6 +14,7 @@ from hfgd.cli.figure import figure
 from hfgd.cli.predict import predict
 from hfgd.cli.review import review
 from hfgd.cli.serve import serve
+from hfgd.cli.share import card, push
 from hfgd.errors import HfgdError
 
 app = typer.Typer(
@@ -28,9 +29,11 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.command()(review)
 app.command()(serve)
+app.command()(push)
+app.command()(card)
 
 Model = Annotated[
-    str, typer.Argument(help="A run folder (its last model), a model folder, an exported file.")
+    str, typer.Argument(help="A run or model folder, an exported file, hf://user/name.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU where there is one.")]
 Precision = Annotated[
@@ -132,6 +135,7 @@ def info(
     from hfgd.cli.show import cost_table, cost_table_9, exported_table, model_table
     from hfgd.cli.table import show
     from hfgd.export.sessions import is_exported
+    from hfgd.hub import is_hub
 
     if (recipe is None) == (table is None):
         raise HfgdError("info takes either a recipe or --table 9.")
@@ -141,7 +145,7 @@ def info(
     if is_exported(recipe or ""):
         show(exported_table(recipe or ""))
         return
-    if Path(recipe or "").is_dir():
+    if is_hub(recipe or "") or Path(recipe or "").is_dir():
         show(model_table(recipe or ""))
         return
     for part in cost_table(recipe or "", size, classes, latency):

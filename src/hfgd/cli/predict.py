@@ -12,7 +12,7 @@ from hfgd.errors import HfgdError
 def predict(
     model: Annotated[
         str | None,
-        typer.Argument(help="A run folder (its last model), a model folder, an exported file."),
+        typer.Argument(help="A run or model folder, an exported file, hf://user/name."),
     ] = None,
     inputs: Annotated[
         list[str] | None,

@@ -8,7 +8,9 @@ from hfgd.errors import HfgdError
 
 
 def serve(
-    model: Annotated[str, typer.Argument(help="A run folder, a model folder, an exported file.")],
+    model: Annotated[
+        str, typer.Argument(help="A run or model folder, an exported file, hf://user/name.")
+    ],
     host: Annotated[
         str, typer.Option(help="The address to listen on; this machine alone by default.")
     ] = "127.0.0.1",

@@ -16,6 +16,7 @@ from hfgd.evaluation.report_gallery import GALLERY, Shown
 from hfgd.evaluation.report_page import report_page, run_folder_of
 from hfgd.evaluation.scores import Scores
 from hfgd.evaluation.thumbnails import Thumbnails, pictures_in
+from hfgd.hub import folder_for
 from hfgd.inference.calibrate import Calibration, Histograms, save_temperature
 from hfgd.inference.labeller import Labeller
 from hfgd.inference.open import How, open_labeller, origin
@@ -72,7 +73,7 @@ def evaluate_model(
         dataset = what.dataset()
         check_classes(labeller.classes, dataset)
         groups = parse_groups(what.groups, dataset.classes)
-        folder = out or _folder(source.place, Path(path), dataset, labeller)
+        folder = out or _folder(source.place, folder_for(path), dataset, labeller)
         counts = Histograms() if what.calibrate else None
         with pictures_in(folder) as pictures:
             if engine is None:

@@ -15,6 +15,7 @@ from hfgd.export.sessions.base import Session, first_words
 from hfgd.export.sessions.onnx import OnnxSession
 from hfgd.export.sessions.openvino import OpenvinoSession
 from hfgd.export.sessions.pt2 import Pt2Session
+from hfgd.hub import is_hub
 from hfgd.values import Precision
 
 SESSIONS: dict[str, type[Session]] = {
@@ -28,7 +29,7 @@ __all__ = ["SESSIONS", "Session", "first_words", "is_exported", "open_session", 
 
 def is_exported(path: str | Path) -> bool:
     """Whether a path names an exported file: by its suffix."""
-    return Path(path).suffix in SESSIONS
+    return Path(path).suffix in SESSIONS and not is_hub(path)
 
 
 def open_session(
