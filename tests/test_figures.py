@@ -201,9 +201,7 @@ def test_the_window_is_where_models_differ_most():
     marks[9:12, 15:19] = True
     top, left, height, width = panels.busiest_window(marks)
     assert (height, width) == (5, 7)
-    counts = [
-        (marks[y : y + 5, x : x + 7].sum(), -y, -x) for y in range(13) for x in range(17)
-    ]
+    counts = [(marks[y : y + 5, x : x + 7].sum(), -y, -x) for y in range(13) for x in range(17)]
     assert (-top, -left) == max(counts)[1:]
 
 
