@@ -121,7 +121,8 @@ def differing(row: PanelRow) -> Pixels:
     apart = np.zeros(row.truth.shape, dtype=bool)
     for labels in others or [row.truth]:
         apart |= labels != first
-    return apart & (row.truth != IGNORE)
+    apart &= row.truth != IGNORE
+    return apart
 
 
 def busiest_window(marks: Pixels, part: int = PART) -> Box:
@@ -197,9 +198,10 @@ def _legend(rows: list[PanelRow], classes: ClassSet) -> list[Patch]:
     """The classes that occur, and the frame."""
     maps = [labels for row in rows for labels in (row.truth, *row.predictions.values())]
     shown = sorted({int(i) for labels in maps for i in np.unique(labels)} - {IGNORE})
+    colours = ["#{:02x}{:02x}{:02x}".format(*classes.palette[i]) for i in shown]
     patches = [
-        Patch(facecolor=np.array(classes.palette[i]) / 255, edgecolor="black", lw=0.5, label=name)
-        for i, name in ((i, classes.names[i]) for i in shown)
+        Patch(facecolor=colour, edgecolor="black", lw=0.5, label=classes.names[i])
+        for i, colour in zip(shown, colours, strict=True)
     ]
     patches.append(Patch(facecolor="black", label="void"))
     patches.append(Patch(facecolor="none", edgecolor="red", label="where they differ most"))
