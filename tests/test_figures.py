@@ -92,10 +92,16 @@ def test_names_of_many_classes_do_not_overlap(name):
 # ---- figure 4 ----------------------------------------------------------------------------------
 
 
-def test_silhouette_and_ratio_against_loops():
+def scattered():
+    """Forty features of three classes that overlap, and their classes."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(40, 3)).astype(np.float32), np.repeat([4, 7, 9], [5, 15, 20])
-    x += y[:, None] * 0.3
+    return (x + y[:, None] * 0.3).astype(np.float32), y
+
+
+@pytest.mark.slow  # importing scikit-learn takes seconds
+def test_silhouette_against_loops():
+    x, y = scattered()
     far = [[math.dist(a, b) for b in x.tolist()] for a in x.tolist()]
     values = []
     for i in range(40):
@@ -106,6 +112,9 @@ def test_silhouette_and_ratio_against_loops():
         values.append((b - a) / max(a, b))
     assert silhouette(x, y) == pytest.approx(np.mean(values), rel=1e-4)
 
+
+def test_distance_ratio_against_loops():
+    x, y = scattered()
     centres = {k: x[y == k].astype(float).mean(0) for k in (4, 7, 9)}
     within = np.mean([np.mean([math.dist(v, c) for v in x[y == k]]) for k, c in centres.items()])
     pairs = [(4, 7), (4, 9), (7, 9)]

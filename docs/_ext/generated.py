@@ -126,7 +126,7 @@ def recipe_keys() -> Iterator[str]:
     )
     yield from _keys(Recipe, "")
     yield "## A whole one: hfgd_mobilenetv2\n"
-    yield f"```yaml\n{find_recipe('hfgd_mobilenetv2').to_yaml()}```\n"
+    yield f"```yaml\n{find_recipe('hfgd_mobilenetv2').yaml()}```\n"
 
 
 def _keys(kind: type[BaseModel], prefix: str) -> Iterator[str]:

@@ -24,9 +24,15 @@ def picture(
     colours = matplotlib.colormaps["tab10" if len(names) <= 10 else "tab20"]
     columns = min(2, len(found)) if len(found) <= 4 else 3
     lines = -(-len(found) // columns)
-    figure = Figure(figsize=(3.3 * columns + 4.2, max(3.6, 3.1 * lines + 0.6)))
+    titles = [each.title for each in found]
+    names_wide = 0.3 + 0.065 * max(map(len, titles))  # inches: the runs' names beside the numbers
+    figure = Figure(figsize=(3.3 * columns + names_wide + 2.6, max(3.6, 3.1 * lines + 0.6)))
     grid = figure.add_gridspec(
-        lines, columns + 1, width_ratios=[*[3.3] * columns, 2.6], wspace=0.12, hspace=0.22
+        lines,
+        columns + 2,
+        width_ratios=[*[3.3] * columns, names_wide, 2.4],
+        wspace=0.04,
+        hspace=0.14,
     )
     for i, each in enumerate(found):
         axis = figure.add_subplot(grid[i // columns, i % columns])
@@ -36,8 +42,7 @@ def picture(
         axis.set_title(f"{each.title} ({each.kind})", fontsize=8)
         axis.set_xticks([])
         axis.set_yticks([])
-    beside = grid[:, -1].subgridspec(2, 1, hspace=0.75)
-    titles = [each.title for each in found]
+    beside = grid[:, -1].subgridspec(2, 1, hspace=0.45)
     silhouettes, ratios = [each.silhouette for each in found], [each.ratio for each in found]
     _numbers(figure.add_subplot(beside[0]), silhouettes, titles, "silhouette")
     _numbers(figure.add_subplot(beside[1]), ratios, titles, "distance between / within classes")
@@ -49,7 +54,8 @@ def picture(
     figure.text(
         0.99, 0.985, f"bars: 95 % of {samples} samples of pixels", ha="right", va="top", fontsize=7
     )
-    figure.subplots_adjust(left=0.015, right=0.99, top=0.9, bottom=0.42 / figure.get_figheight())
+    high = figure.get_figheight()
+    figure.subplots_adjust(left=0.015, right=0.985, top=1 - 0.45 / high, bottom=0.55 / high)
     return figure
 
 
@@ -65,6 +71,7 @@ def _numbers(axis: Axes, values: "Sequence[Interval]", titles: Sequence[str], wh
     axis.set_yticks(places, titles, fontsize=7)
     axis.set_ylim(len(values) - 0.5, -0.7)
     axis.tick_params(axis="x", labelsize=7)
+    axis.locator_params(axis="x", nbins=5)
     axis.set_title(what, fontsize=8)
     axis.margins(x=0.15)
     axis.grid(axis="x", alpha=0.3)

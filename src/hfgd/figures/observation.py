@@ -124,7 +124,8 @@ def _picture(bars: list[Bar], data: str, images: int) -> Figure:
     colours = ["#7aa6d0" if bar.branch != "fine" or bar.recipe else "#d8d8d8" for bar in bars]
     left.barh(places, [100 * bar.miou for bar in bars], color=colours, edgecolor="black", lw=0.6)
     for place, bar in enumerate(bars):
-        left.text(100 * bar.miou + 0.6, place, f"{100 * bar.miou:.2f}", va="center", fontsize=8)
+        end = max(100 * bar.miou, bar.paper or 0)
+        left.text(end + 1.5, place, f"{100 * bar.miou:.2f}", va="center", fontsize=8)
         paper = _paper_change(bar, bars[0])
         if bar.paper is not None:
             left.plot(bar.paper, place, "D", color="#c2571a", markersize=5)
@@ -137,7 +138,7 @@ def _picture(bars: list[Bar], data: str, images: int) -> Figure:
     left.set_yticks(places, [f"{bar.run}\n({bar.branch} branch)" for bar in bars], fontsize=8)
     left.invert_yaxis()
     left.set_xlim(0, 100)
-    left.set_xlabel(f"mIoU in percent on {data} ({images} images)", fontsize=9)
+    left.set_xlabel(f"mIoU in percent on {data}, {images} images", fontsize=9)
     right.axvline(0, color="grey", lw=1)
     right.set_xlabel(f"points against {bars[0].run}, 95 % interval over the images", fontsize=9)
     right.plot([], [], "D", color="#c2571a", label="the paper's (ResNet-50, Pascal Context)")
