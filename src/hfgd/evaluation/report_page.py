@@ -66,7 +66,7 @@ def _classes(report: Report) -> Table:
         **({} if scores.boundary is None else {"BIoU": scores.boundary_iou}),
     }
     names, palette = scores.classes.names, scores.classes.palette
-    rows = [
+    rows: list[list[str | float | int | None]] = [
         [
             name,
             *(100 * float(values[k]) for values in columns.values()),
