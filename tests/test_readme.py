@@ -11,7 +11,9 @@ from hfgd.cli.main import app
 from hfgd.recipes import find_recipe, parse_overrides
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
+MADE = ("_build", "benchmarks", "contributing.md", "cli.md", "recipe.md")  # by the site's build
+WRITTEN = [p for p in sorted((ROOT / "docs").rglob("*.md")) if not set(p.parts) & set(MADE)]
+DOCUMENTS = [ROOT / "README.md", *WRITTEN, ROOT / "CONTRIBUTING.md"]
 
 
 def commands():
