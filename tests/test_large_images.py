@@ -1,5 +1,8 @@
 """TIFFs by windows, films by frames: against the whole image, against what was put in."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -167,6 +170,52 @@ def test_channels_in_pages_and_one_channel(run, local, tmp_path):
 
 
 # ---- memory: the window's, not the image's --------------------------------------------------------
+
+MEASURE = """
+import sys, resource
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_large_images import Local
+from hfgd.inference.networks import NetworkLabeller
+from hfgd.inference.open import How
+from hfgd.predict import run as running
+from hfgd.predict.kinds import Extent
+import torch
+torch.set_num_threads(1)
+labeller = NetworkLabeller(Local())
+running.open_labeller = lambda path, how: labeller
+result = running.predict_files({model!r}, [{image!r}], {out!r}, How(), extent=Extent(1024))
+assert result.done == 1, result.failed
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_height(local, tmp_path):
+    """Twice the pixels, 72 MB more, and memory as before: a band of tiles is held, and GDAL's cache."""
+    import rasterio
+
+    peaks = []
+    for number, size in enumerate(((6000, 3000), (14000, 3000))):
+        path = tmp_path / f"{number}.tif"
+        options = {"driver": "GTiff", "height": size[0], "width": size[1], "count": 3}
+        row = smooth(512, size[1])
+        with rasterio.open(
+            path, "w", dtype="uint8", tiled=True, compress="deflate", **options
+        ) as f:
+            for top in range(0, size[0], 512):
+                height = min(512, size[0] - top)
+                f.write(row[:height].transpose(2, 0, 1), window=((top, top + height), (0, size[1])))
+        code = MEASURE.format(
+            tests=str(__file__).rpartition("/")[0],
+            model=str(local[0]),
+            image=str(path),
+            out=str(tmp_path / f"out{number}"),
+        )
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        peaks.append(int(done.stdout.split()[-1]))
+    assert peaks[1] - peaks[0] < 30_000_000
+    assert max(peaks) < 2_000_000_000
 
 
 # ---- films ---------------------------------------------------------------------------------------
