@@ -261,7 +261,8 @@ def test_card_says_what_the_run_says(shared_run):
     root, _ = shared_run
     text = card(str(root), Told("ann/streets", "ann/street-images", "cc-by-4.0"))
     front = ModelCard(text).data  # the hub's own reader
-    assert (front.license, front.library_name) == ("cc-by-4.0", "hfgd")
+    told = front.to_dict()
+    assert (told["license"], told["library_name"]) == ("cc-by-4.0", "hfgd")
     assert (front.pipeline_tag, front.datasets) == ("image-segmentation", ["ann/street-images"])
     miou, _, aacc = front.eval_results
     assert miou.metric_type == "mean_iou"
