@@ -195,7 +195,8 @@ def test_samples_are_read_in_their_own_order():
     network = toy(9).eval()
     run = Run("run", network, "fine", "")
     samples = sampled(dataset, [0, 1, 2], 9, [0, 1])
-    (both,) = features.features_at([run], dataset, samples)
+    (both,), names = features.features_at([run], dataset, samples)
+    assert names == {i: dataset[i].name for i in range(3)}
     for found, places in zip(both, samples, strict=True):
         for i in (0, len(found) // 2, -1):
             image = dataset[int(places.image[i])].image

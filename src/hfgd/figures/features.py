@@ -6,7 +6,7 @@ are drawn from the whole data set (sample.py).
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -62,7 +62,7 @@ def draw(wanted: Wanted) -> str:
     samples = sampled(dataset, chosen, wanted.pixels, seeds)
     names = [dataset.classes.names[k] for k in chosen]
     _check_sample(samples[0], chosen, names, dataset.title)
-    features = features_at(runs, dataset, samples)
+    features, images = features_at(runs, dataset, samples)
     found = []
     for run, of_samples in zip(runs, features, strict=True):
         pairs = [(x, places.label) for x, places in zip(of_samples, samples, strict=True)]
@@ -70,7 +70,7 @@ def draw(wanted: Wanted) -> str:
         ratios = Interval.of([distance_ratio(x, y) for x, y in pairs])
         points = on_a_map(of_samples[0], wanted.seed)
         found.append(Separation(run.title, run.kind, points, silhouettes, ratios))
-    _write(wanted, found, samples[0], dataset)
+    _write(wanted, found, samples[0], images, dataset.classes.names)
     labels = [names[chosen.index(k)] for k in samples[0].label]
     wanted.save(picture(found, np.array(labels), names, wanted.samples))
     return "\n".join([f"classes: {', '.join(names)}", *map(_sentence, found)])
@@ -108,21 +108,23 @@ def _check_sample(places: Places, chosen: list[int], names: list[str], title: st
 
 def features_at(
     runs: Sequence[Run], dataset: SegDataset, samples: Sequence[Places]
-) -> list[list[Features]]:
+) -> tuple[list[list[Features]], dict[int, str]]:
     """For each run and each sample the features of its pixels (N, D), in the sample's order.
 
-    Every image goes through every network once, whatever the number of samples.
+    With them the names of the images that were read, by their index. Every image goes through every
+    network once, whatever the number of samples.
     """
     keys = [np.stack([s.image, s.row, s.column], 1) for s in samples]
     unique, inverse = np.unique(np.concatenate(keys), axis=0, return_inverse=True)
     bounds = np.cumsum([0, *map(len, keys)])
     images, firsts = np.unique(unique[:, 0], return_index=True)
     parts: list[list[Features]] = [[] for _ in runs]
+    names: dict[int, str] = {}
     with Progress("reading features", len(images)) as progress:
         for done, (i, places) in enumerate(
             zip(images, np.split(unique, firsts[1:]), strict=True), start=1
         ):
-            image = dataset[int(i)].image
+            image, _, names[int(i)] = dataset[int(i)]
             for part, run in zip(parts, runs, strict=True):
                 part.append(features_of(run, image, places[:, 1], places[:, 2]))
             progress.update(done)
@@ -131,7 +133,7 @@ def features_at(
         whole = np.concatenate(part)
         indices = inverse.reshape(-1)
         found.append([whole[indices[a:b]] for a, b in pairwise(bounds)])
-    return found
+    return found, names
 
 
 def features_of(run: Run, image: Tensor, rows: Ints, columns: Ints) -> Features:
@@ -170,10 +172,12 @@ def on_a_map(features: Features, seed: int) -> Floats:
 
 
 def _write(
-    wanted: Wanted, found: Sequence[Separation], places: Places, dataset: SegDataset
+    wanted: Wanted,
+    found: Sequence[Separation],
+    places: Places,
+    images: Mapping[int, str],
+    classes: Sequence[str],
 ) -> None:
-    names = [dataset[int(i)].name for i in np.unique(places.image)]
-    of_image = dict(zip(np.unique(places.image).tolist(), names, strict=True))
     wanted.table(
         {
             "run": each.title,
@@ -193,10 +197,10 @@ def _write(
         (
             {
                 "run": each.title,
-                "image": of_image[int(places.image[i])],
+                "image": images[int(places.image[i])],
                 "row": int(places.row[i]),
                 "column": int(places.column[i]),
-                "class": dataset.classes.names[int(places.label[i])],
+                "class": classes[int(places.label[i])],
                 "x": float(point[0]),
                 "y": float(point[1]),
             }

@@ -77,8 +77,8 @@ def _opened(wanted: Wanted) -> tuple[dict[str, Labeller], dict[str, str]]:
         labellers[title], recipes[title] = labeller, origin(path).name
         if labeller.branch == "aux":  # what the upsampler beside it answers
             fine = replace(wanted.how, branch="fine")
-            labellers[f"{title}, fine"] = open_labeller(path, fine)
-            recipes[f"{title}, fine"] = ""
+            labellers[f"{title}: upsampler"] = open_labeller(path, fine)
+            recipes[f"{title}: upsampler"] = ""
     check_same_classes(labellers)
     return labellers, recipes
 

@@ -169,7 +169,7 @@ def picture(rows: list[PanelRow], classes: ClassSet) -> Figure:
             _enlarged(axes[2 * i + 1, j], pixels, box, note)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
-    figure.tight_layout(rect=(0, margin / size[1], 1, 1), h_pad=0.15, w_pad=0.3)
+    figure.tight_layout(rect=(0, margin / size[1], 1, 1), h_pad=0.7, w_pad=0.3)
     figure.legend(handles=legend, loc="lower center", ncols=columns, fontsize=8, frameon=False)
     return figure
 
