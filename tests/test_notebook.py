@@ -1,10 +1,33 @@
-"""The notebook is committed as it is written."""
+"""The notebook runs from top to bottom, without a network."""
 
+import os
+import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 
 NOTEBOOK = Path(__file__).parent.parent / "examples" / "own_data.ipynb"
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    from nbclient import NotebookClient
+
+    bin_ = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", f"{bin_}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
+    texts = [o.get("text", "") for c in notebook.cells for o in c.get("outputs", [])]
+    said = "".join(texts)
+    assert "hfgd: " not in said  # how every mistake begins
+    assert "written:" in said
+    pictures = [
+        o for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})
+    ]
+    assert len(pictures) == 2
 
 
 def test_the_notebook_is_clean():

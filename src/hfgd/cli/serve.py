@@ -38,5 +38,4 @@ def serve(
         if name not in Image.OPEN:
             raise HfgdError(f"--formats: Pillow here reads no '{name}'; try JPEG,PNG,WEBP,BMP.")
     limits = Limits(max_bytes, max_pixels, names, queue, seconds)
-    print(f"http://{host}:{port}/  (docs: /docs; stop with Ctrl-C)", flush=True)
     run(model, limits, host, port, workers, device)

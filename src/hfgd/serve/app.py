@@ -217,6 +217,7 @@ def run(model: str, limits: Limits, host: str, port: int, workers: int, device: 
     import uvicorn
 
     app: Any = opened(model, limits, device)  # a mistake is told before anything listens
+    print(f"http://{host}:{port}/  (docs: /docs; stop with Ctrl-C)", flush=True)
     if workers > 1:
         del app
         settings = {"model": model, "limits": asdict(limits), "device": device}
