@@ -3,6 +3,7 @@
 They are written before each build and are not committed, so they cannot go stale.
 """
 
+import dataclasses
 import inspect
 import re
 import shutil
@@ -141,16 +142,22 @@ def _keys(kind: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in kind.model_fields.items():
         if name in parts:
             continue
-        default = (
-            "required"
-            if field.is_required()
-            else f"`{field.get_default(call_default_factory=True)}`"
-        )
-        shown = _kind(field.annotation).replace("|", "\\|")
-        yield f"| `{prefix}{name}` | {shown} | {default.replace('|', chr(92) + '|')} |"
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        if dataclasses.is_dataclass(default):  # guidance: its keys are said one by one
+            for each in dataclasses.fields(default):
+                yield _row(f"{prefix}{name}.{each.name}", each.type, getattr(default, each.name))
+            continue
+        shown = "required" if field.is_required() else default
+        yield _row(f"{prefix}{name}", field.annotation, shown)
     yield ""
     for name, part in parts.items():
         yield from _keys(part, f"{prefix}{name}.")
+
+
+def _row(key: str, kind: Any, default: Any) -> str:
+    shown = default if default == "required" else f"`{default}`" if default != "" else "empty"
+    cells = (f"`{key}`", _kind(kind), str(shown))
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _kind(annotation: Any) -> str:
