@@ -181,6 +181,8 @@ def test_two_models_lie_under_one_slider(opened):
 
 
 def test_keyboard_and_large_view(opened):
+    from playwright.sync_api import expect
+
     page = opened(state="gallery.sort=name")
     page.get_by_role("button", name="east").focus()
     page.keyboard.press("ArrowRight")
@@ -198,7 +200,7 @@ def test_keyboard_and_large_view(opened):
         page.wait_for_timeout(50)
     assert said.inner_text() == "truth: road · prediction: sky"
     page.keyboard.press("Escape")
-    page.wait_for_function("document.activeElement.getAttribute('aria-label') === 'south'")
+    expect(page.get_by_role("button", name="south")).to_be_focused()
     assert page.locator("dialog[open]").count() == 0
     page.keyboard.press("/")
     page.keyboard.type("d4/")  # letters are text in there
