@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from conftest import toy
 from hfgd.errors import HfgdError
 from hfgd.evaluation.run import What, evaluate_model
 from hfgd.export import check
-from hfgd.export.int8 import Calibration
+from hfgd.export.int8 import Calibration, inputs
 from hfgd.export.runtime import ExportedModel, read_facts
 from hfgd.export.sessions import open_session
 from hfgd.export.write import export_model
@@ -132,3 +133,11 @@ def test_without_the_runtime(runtime, name, tmp_path):
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert f"{runtime}, which is not installed; install hfgd[" in found.stderr
+
+
+def test_few_of_the_images_lie_far_apart(data):
+    images = Calibration.of(str(data), 4).images
+    taken = list(inputs(SimpleNamespace(size=None, input="uint8"), images, 2))
+    wanted = [images[i].image[None].numpy() for i in (0, 2)]
+    assert all(np.array_equal(*pair) for pair in zip(taken, wanted, strict=True))
+    assert len(list(inputs(SimpleNamespace(size=None, input="uint8"), images, 9))) == 4

@@ -54,82 +54,58 @@ class Calibration(NamedTuple):
 
 
 def quantised(path: Path, facts: Facts, calibration: Calibration) -> None:
-    """Put an 8-bit file in the place of an fp32 one."""
+    """Put an 8-bit file in the place of an fp32 one; for ONNX, nodes of QuantizeLinear and
+    DequantizeLinear ("QDQ") around what is 8-bit. Raises HfgdError where nncf is missing."""
+    require("nncf", extra="openvino")
     target = path.with_name(f"int8-{path.name}")
     if path.suffix == ".onnx":
-        _quantise_onnx(path, target, facts, calibration)
+        import onnx
+
+        onnx.save(_small(onnx.load(path), facts, calibration), target)
         os.replace(target, path)
         return
-    _quantise_openvino(path, target, facts, calibration)
+    import openvino
+
+    small = _small(openvino.Core().read_model(path), facts, calibration)
+    openvino.save_model(small, target, compress_to_fp16=False)
     for suffix in (".bin", ".xml"):
         os.replace(target.with_suffix(suffix), path.with_suffix(suffix))
 
 
-def inputs(facts: Facts, images: SegDataset) -> Iterator[npt.NDArray[Any]]:
-    """Each image (1, 3, H, W) as the file takes it; resized where it takes one size alone."""
-    with Progress("calibrating", len(images)) as progress:
-        for i in range(len(images)):
+def _small(model: Any, facts: Facts, calibration: Calibration) -> Any:
+    """The model of either runtime with 8-bit weights and activations. NNCF also corrects the biases
+    for what rounding moves, which networks of depthwise convolutions need (docs/log.md)."""
+    import nncf
+
+    nncf.set_log_level(40)
+    fed = ({"image": image} for image in inputs(facts, calibration.images))
+    with quiet():
+        return nncf.quantize(model, nncf.Dataset(fed), subset_size=len(calibration.images))
+
+
+def inputs(
+    facts: Facts, images: SegDataset, count: int | None = None
+) -> Iterator[npt.NDArray[Any]]:
+    """Each image (1, 3, H, W), or ``count`` spread evenly, as the file takes them; resized where it
+    takes one size alone."""
+    taken = range(0, len(images), max(1, len(images) // (count or len(images))))[:count]
+    with Progress("calibrating", len(taken)) as progress:
+        for done, i in enumerate(taken, start=1):
             pixels = images[i].image.permute(1, 2, 0).numpy()
             if facts.size is not None and pixels.shape[:2] != facts.size:
                 image = Image.fromarray(pixels).resize(facts.size[::-1], Image.Resampling.BILINEAR)
                 pixels = np.asarray(image)
             x = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
             yield x if facts.input == "uint8" else x.astype(np.float32) / 255
-            progress.update(i + 1)
-
-
-def _quantise_onnx(path: Path, target: Path, facts: Facts, calibration: Calibration) -> None:
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.images = inputs(facts, calibration.images)
-
-        def get_next(self) -> dict[str, Any] | None:
-            image = next(self.images, None)
-            return None if image is None else {"image": image}
-
-    with quiet():
-        quantize_static(
-            path,
-            target,
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
-            per_channel=True,
-            # 7 bits of weight: without VNNI the sums of 8 overflow, on such CPUs and without a word
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-
-
-def _quantise_openvino(path: Path, target: Path, facts: Facts, calibration: Calibration) -> None:
-    require("nncf", extra="openvino")
-    import nncf
-    import openvino
-
-    nncf.set_log_level(40)
-    model = openvino.Core().read_model(path)
-    with quiet():
-        small = nncf.quantize(
-            model,
-            nncf.Dataset(inputs(facts, calibration.images)),
-            subset_size=len(calibration.images),
-        )
-    openvino.save_model(small, target, compress_to_fp16=False)
+            progress.update(done)
 
 
 def compare_int8(whole: Whole, path: Path, final: Path, facts: Facts, by: Calibration) -> Checked:
-    """The share of labels that are the network's, on a few of the images it was calibrated with."""
+    """The share of labels that are the network's, on a few of the images it was calibrated with, spread
+    evenly: neighbours are often frames of one scene, and as hard or easy as each other."""
     session = open_session(final)
     equal, size, total = 0, (0, 0), 0
-    for _, image in zip(range(COMPARED), inputs(facts, by.images), strict=False):
+    for image in inputs(facts, by.images, COMPARED):
         with torch.no_grad():
             labels = whole(torch.from_numpy(image))[0].numpy()
         equal += int((run(session, path, image)["labels"] == labels).sum())
