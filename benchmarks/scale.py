@@ -280,11 +280,11 @@ def restart(work, model, short):
     assert kept
 
 
-def tiff(work, model, short):
+def tiff(work, model, short, side=12_000):
     """A large TIFF on one core: peak memory and seconds."""
     import rasterio
 
-    side = 3000 if short else 12_000
+    side = 3000 if short else side
     path = work / "large.tif"
     rng = np.random.default_rng(0)
     options = {"driver": "GTiff", "height": side, "width": side, "count": 3, "dtype": "uint8"}
@@ -297,11 +297,12 @@ def tiff(work, model, short):
             strip = np.array(small.resize((side, height), Image.Resampling.BICUBIC))
             f.write(strip.transpose(2, 0, 1), window=((top, top + height), (0, side)))
     code = (
-        "import resource, sys\nfrom hfgd.predict import predict_files\n"
+        "import sys\nfrom pathlib import Path\nfrom hfgd.predict import predict_files\n"
         "from hfgd.predict.kinds import Extent\nfrom hfgd.inference.open import How\n"
         "outcome = predict_files(sys.argv[1], [sys.argv[2]], sys.argv[3], How(), "
         "extent=Extent(1024))\nassert outcome.done == 1, outcome.failed\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)"
+        "status = Path('/proc/self/status').read_text()\n"
+        "print(int(status.partition('VmHWM:')[2].split()[0]) / 1000)"
     )
     began = time.perf_counter()
     words = [sys.executable, "-c", code, str(model), str(path), str(work / "tiles")]
@@ -311,6 +312,63 @@ def tiff(work, model, short):
     print(
         f"{side:,} × {side:,}: {float(done.stdout.split()[-1]):.0f} MB at most, {seconds:.0f} s, "
         "one core."
+    )
+
+
+def mosaic(work, model, short):
+    """900 megapixels: as ``tiff``, with a small network, since it is memory that is asked for."""
+    import hfgd as package
+    from hfgd.recipes import find_recipe
+
+    small = {"model.width": 32, "model.encoder": "identity", "model.axial_attention": False}
+    recipe = find_recipe(RECIPE).with_(**small, **{"model.stride": 4, "model.upsampler": "sfpn"})
+    tiny = package.create(recipe, num_classes=CLASSES).save(work / "small-model")
+    tiff(work, tiny, short, 30_000)
+
+
+def pressure(work, model, short):
+    """Ray with a writer that is slower than the labellers, and 4 MB for each labelled image: how many
+    of them wait at most, and what Ray's store holds."""
+    import ray
+
+    import hfgd.ray
+    from hfgd.inference.open import How
+
+    folder, told, out = photos(work / "pressed", 40 if short else 200), work / "told", work / "slow"
+    told.mkdir()
+
+    class Heavy(hfgd.ray.Labeller):
+        def __call__(self, batch):
+            rows = super().__call__(batch)
+            (told / f"labelled-{time.time_ns()}").touch()
+            return rows | {"ballast": np.zeros((len(rows["error"]), 4_000_000), np.uint8)}
+
+    class Slow(hfgd.ray.Save):
+        def __call__(self, batch):
+            batch.pop("ballast")
+            time.sleep(1)
+            (told / f"saved-{time.time_ns()}").touch()
+            return super().__call__(batch)
+
+    store = 200_000_000
+    ray.init(num_cpus=CORES, object_store_memory=store, include_dashboard=False)
+    hfgd.ray.begin(str(out), str(model), How())
+    rows = [{"path": str(path), "target": f"{path.stem}.png"} for path in sorted(folder.iterdir())]
+    one = ray.data.ActorPoolStrategy(size=1)
+    data = ray.data.from_items(rows, override_num_blocks=len(rows))
+    labelled = data.map_batches(
+        Heavy, fn_constructor_args=[str(model)], batch_size=1, compute=one, num_cpus=1
+    )
+    saved = labelled.map_batches(
+        Slow, fn_constructor_args=[str(out)], batch_size=1, compute=one, num_cpus=0.1
+    )
+    assert saved.count() == len(rows)
+    ray.shutdown()
+    events = sorted((int(p.name.split("-")[1]), p.name[0]) for p in told.iterdir())
+    waiting = np.cumsum([1 if kind == "l" else -1 for _, kind in events])
+    print(
+        f"{len(rows)} images, a second each to save, 4 MB each, {store / 1e6:.0f} MB of store: at most "
+        f"{waiting.max()} labelled images waited, {np.median(waiting):.0f} in the median."
     )
 
 
@@ -352,7 +410,9 @@ def seams(work, model, short):
         )
 
 
-PARTS = {f.__name__: f for f in (ways, workers, stages, memory, restart, tiff, seams)}
+PARTS = {
+    f.__name__: f for f in (ways, workers, stages, memory, restart, tiff, mosaic, seams, pressure)
+}
 
 
 def main():

@@ -306,6 +306,37 @@ def test_a_film_keeps_its_times_and_its_sound(run, local, tmp_path, monkeypatch,
     assert film_facts(tmp_path / f"out/overlays/clip.{suffix}") == after
 
 
+@pytest.mark.parametrize("degrees", [90, 180, -90])
+def test_a_film_of_a_turned_camera(run, local, tmp_path, monkeypatch, degrees):
+    """Labelled and shown upright: what a player shows of the film, its matrix applied."""
+    import av
+
+    monkeypatch.setattr(running, "open_labeller", lambda path, how: Bright())
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[:20, :30] = 200
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as sink:
+        pictures = sink.add_stream("libx264", rate=25)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        pictures.options = {"crf": "1"}
+        pictures.set_display_rotation(degrees)
+        for _ in range(3):
+            sink.mux(pictures.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        sink.mux(pictures.encode())
+    code, _, err = run("predict", local[0], path, "--out", tmp_path / "out", "--opacity", "0")
+    assert code == 0, err
+    # counterclockwise, as FFmpeg counts the degrees
+    upright = np.array(Image.fromarray(pixels).rotate(degrees, expand=True))
+    label = np.array(Image.open(tmp_path / "out/labels/clip/000002.png"))
+    assert label.shape == upright.shape[:2]
+    assert (label != (upright[..., 0] > 110)).mean() < 0.02
+    with av.open(str(tmp_path / "out/overlays/clip.mp4")) as film:
+        frame = next(film.decode(video=0))
+        assert frame.rotation == 0
+        shown = frame.to_ndarray(format="rgb24")
+    assert np.abs(shown.astype(int) - upright).mean() < 6
+
+
 def test_every_nth_frame_of_a_film_and_a_broken_one(run, local, tmp_path, monkeypatch):
     labeller = Bright()
     monkeypatch.setattr(running, "open_labeller", lambda path, how: labeller)

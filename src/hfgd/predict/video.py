@@ -35,7 +35,8 @@ def label_video(labeller: Labeller, item: Item, writer: Writer, every: int = 1) 
 
     The overlay film has all frames at their own times (also of a film without a constant rate) and
     the sound as it was; a frame without labels of its own shows the last ones. Frames that an
-    earlier call labelled are not labelled again. Raises HfgdError for what is no film.
+    earlier call labelled are not labelled again. What is to be shown turned, as a phone held upright
+    says, is turned before it is labelled. Raises HfgdError for what is no film.
     """
     if not isinstance(writer.place, Folder):
         raise HfgdError(f"'{item.source}' is a film, which needs a folder as --out.")
@@ -47,8 +48,9 @@ def label_video(labeller: Labeller, item: Item, writer: Writer, every: int = 1) 
     kind = "matroska" if target.suffix == ".mkv" else "mp4"
 
     def write(part: Path) -> None:
+        turns = _quarter_turns(av, path)
         with _opened(av, path) as source, av.open(str(part), "w", format=kind) as sink:
-            _transcode(source, sink, frames)
+            _transcode(source, sink, frames, turns)
 
     try:
         write_whole(target, write)
@@ -78,11 +80,18 @@ def _opened(av: Any, path: str) -> Iterator[Any]:
         yield source
 
 
-def _transcode(source: Any, sink: Any, frames: "_Frames") -> None:
+def _quarter_turns(av: Any, path: str) -> int:
+    """How often a player turns the pictures a quarter counterclockwise."""
+    with _opened(av, path) as source:
+        first = next(source.decode(video=0), None)
+        return 0 if first is None else round(first.rotation / 90) % 4
+
+
+def _transcode(source: Any, sink: Any, frames: "_Frames", turns: int) -> None:
     """Packets in the file's own order, so that sound and pictures stay side by side."""
     pictures = source.streams.video[0]
     pictures.thread_type = "AUTO"
-    out = _picture_stream(sink, pictures)  # all streams before the first packet
+    out = _picture_stream(sink, pictures, turns)  # all streams before the first packet
     sounds = {s.index: sink.add_stream_from_template(s) for s in source.streams.audio}
     for packet in source.demux([pictures, *source.streams.audio]):
         if packet.stream.type == "audio":
@@ -91,7 +100,10 @@ def _transcode(source: Any, sink: Any, frames: "_Frames") -> None:
                 sink.mux(packet)
             continue
         for frame in packet.decode():
-            shown = frames.overlay(frame)
+            upright = np.rot90(frame.to_ndarray(format="rgb24"), turns)
+            shown = type(frame).from_ndarray(
+                frames.overlay(np.ascontiguousarray(upright)), format="rgb24"
+            )
             shown.pts, shown.time_base = frame.pts, frame.time_base
             sink.mux(out.encode(shown.reformat(out.width, out.height, out.pix_fmt)))
     if not frames.number:
@@ -99,9 +111,10 @@ def _transcode(source: Any, sink: Any, frames: "_Frames") -> None:
     sink.mux(out.encode())
 
 
-def _picture_stream(sink: Any, pictures: Any) -> Any:
+def _picture_stream(sink: Any, pictures: Any, turns: int) -> Any:
     out = sink.add_stream("libx264", rate=pictures.average_rate or 25)
-    out.width, out.height = pictures.width, pictures.height
+    size = pictures.width, pictures.height
+    out.width, out.height = size[::-1] if turns % 2 else size
     even = out.width % 2 == out.height % 2 == 0
     out.pix_fmt = "yuv420p" if even else "yuv444p"
     out.codec_context.time_base = out.time_base = pictures.time_base
@@ -117,16 +130,14 @@ class _Frames:
         self.number = 0
         self.labels: Pixels | None = None
 
-    def overlay(self, frame: Any) -> Any:
-        """The next frame with its labels over it, as a frame."""
-        pixels: Pixels = frame.to_ndarray(format="rgb24")
+    def overlay(self, pixels: Pixels) -> Pixels:
+        """The next frame, (H, W, 3) uint8 RGB, with its labels over it."""
         if self.number % self.every == 0:
             self.labels = self._label(pixels)
         self.number += 1
         assert self.labels is not None
         picture = Prediction(pixels, self.labels, self.labeller.classes)
-        shown = picture.overlay(self.writer.opacity, legend=False)
-        return type(frame).from_ndarray(np.asarray(shown), format="rgb24")
+        return np.asarray(picture.overlay(self.writer.opacity, legend=False))
 
     def _label(self, pixels: Pixels) -> Pixels:
         place, path = self.writer.place, str(self.item.source)
