@@ -350,7 +350,8 @@ def pressure(work, model, short):
             (told / f"saved-{time.time_ns()}").touch()
             return super().__call__(batch)
 
-    store = 200_000_000
+    store = 500_000_000
+    ray.data.DataContext.get_current().target_max_block_size = 16_000_000
     ray.init(num_cpus=CORES, object_store_memory=store, include_dashboard=False)
     hfgd.ray.begin(str(out), str(model), How())
     rows = [{"path": str(path), "target": f"{path.stem}.png"} for path in sorted(folder.iterdir())]
@@ -362,7 +363,7 @@ def pressure(work, model, short):
     saved = labelled.map_batches(
         Slow, fn_constructor_args=[str(out)], batch_size=1, compute=one, num_cpus=0.1
     )
-    assert saved.count() == len(rows)
+    assert len(saved.take_all()) == len(rows)
     ray.shutdown()
     events = sorted((int(p.name.split("-")[1]), p.name[0]) for p in told.iterdir())
     waiting = np.cumsum([1 if kind == "l" else -1 for _, kind in events])

@@ -157,10 +157,13 @@ def guide_class_table(guided: Summary) -> str:
 
 
 def put(page: Path, tables: Mapping[str, str]) -> str:
-    """The page's text with these tables between its ``<!-- table: … -->`` and ``<!-- end -->``."""
+    """The page's text with these tables between its ``<!-- table: … -->`` and ``<!-- end -->``; what
+    other scripts put there stays."""
     return re.sub(
         r"(<!-- table: ([^>]*) -->\n).*?(<!-- end -->)",
-        lambda match: f"{match[1]}{tables[match[2]]}\n{match[3]}",
+        lambda match: (
+            f"{match[1]}{tables[match[2]]}\n{match[3]}" if match[2] in tables else match[0]
+        ),
         page.read_text(encoding="utf-8"),
         flags=re.DOTALL,
     )
