@@ -326,53 +326,6 @@ def mosaic(work, model, short):
     tiff(work, tiny, short, 30_000)
 
 
-def pressure(work, model, short):
-    """Ray with a writer that is slower than the labellers, and 4 MB for each labelled image: how many
-    of them wait at most, and what Ray's store holds."""
-    import ray
-
-    import hfgd.ray
-    from hfgd.inference.open import How
-
-    folder, told, out = photos(work / "pressed", 40 if short else 200), work / "told", work / "slow"
-    told.mkdir()
-
-    class Heavy(hfgd.ray.Labeller):
-        def __call__(self, batch):
-            rows = super().__call__(batch)
-            (told / f"labelled-{time.time_ns()}").touch()
-            return rows | {"ballast": np.zeros((len(rows["error"]), 4_000_000), np.uint8)}
-
-    class Slow(hfgd.ray.Save):
-        def __call__(self, batch):
-            batch.pop("ballast")
-            time.sleep(1)
-            (told / f"saved-{time.time_ns()}").touch()
-            return super().__call__(batch)
-
-    store = 500_000_000
-    ray.data.DataContext.get_current().target_max_block_size = 16_000_000
-    ray.init(num_cpus=CORES, object_store_memory=store, include_dashboard=False)
-    hfgd.ray.begin(str(out), str(model), How())
-    rows = [{"path": str(path), "target": f"{path.stem}.png"} for path in sorted(folder.iterdir())]
-    one = ray.data.ActorPoolStrategy(size=1)
-    data = ray.data.from_items(rows, override_num_blocks=len(rows))
-    labelled = data.map_batches(
-        Heavy, fn_constructor_args=[str(model)], batch_size=1, compute=one, num_cpus=1
-    )
-    saved = labelled.map_batches(
-        Slow, fn_constructor_args=[str(out)], batch_size=1, compute=one, num_cpus=0.1
-    )
-    assert len(saved.take_all()) == len(rows)
-    ray.shutdown()
-    events = sorted((int(p.name.split("-")[1]), p.name[0]) for p in told.iterdir())
-    waiting = np.cumsum([1 if kind == "l" else -1 for _, kind in events])
-    print(
-        f"{len(rows)} images, a second each to save, 4 MB each, {store / 1e6:.0f} MB of store: at most "
-        f"{waiting.max()} labelled images waited, {np.median(waiting):.0f} in the median."
-    )
-
-
 def seams(work, model, short):
     """An image whole and by tiles: the share of pixels whose label differs where tiles meet (the
     overlap is mixed there), and elsewhere."""
@@ -411,9 +364,7 @@ def seams(work, model, short):
         )
 
 
-PARTS = {
-    f.__name__: f for f in (ways, workers, stages, memory, restart, tiff, mosaic, seams, pressure)
-}
+PARTS = {f.__name__: f for f in (ways, workers, stages, memory, restart, tiff, mosaic, seams)}
 
 
 def main():
