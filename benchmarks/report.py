@@ -101,9 +101,11 @@ def memory(work, counts):
             print(f"\nThe page says: {told.group()}\n", flush=True)
 
 
-# a card in view is there once its photograph is decoded and its labels are drawn
+# cards are drawn where they are in view, so the page is moved to the first; one is there once its
+# photograph is decoded and its labels are drawn
 READY = """() => {
   const cards = [...document.querySelectorAll("#gallery .grid li")].slice(0, 4);
+  if (cards.length && !cards[0].querySelector("img").src) cards[0].scrollIntoView();
   return cards.length && cards.every((card) => card.querySelector("img").naturalWidth
     && card.querySelector("canvas").width > 0);
 }"""
