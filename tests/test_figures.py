@@ -10,6 +10,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from conftest import toy
+from hfgd.cli.figure import figure
 from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.data.dataset import Sample
 from hfgd.data.known import KNOWN
@@ -334,6 +335,13 @@ def test_bad_input_is_one_sentence(runs, tmp_path, monkeypatch):
     assert "no image in 'scenes/val (2 of 100)' named 'nowhere'" in missing
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "install hfgd[figures]" in refused("4", runs, data="scenes")
+
+
+@pytest.mark.parametrize("option", ["classes", "images"])
+def test_an_option_of_another_figure_is_refused(runs, tmp_path, option):
+    with pytest.raises(HfgdError, match=f"--{option} is for figure.* figure 6 takes none"):
+        figure("6", [runs[0]], out=tmp_path / "out", **{option: "sky"})
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_network_of_another_kind_has_no_class_tokens(runs, tmp_path, monkeypatch):

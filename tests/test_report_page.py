@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from conftest import TOYS, toy
+from hfgd.checkpoint import save_model
 from hfgd.data.classes import ClassSet
 from hfgd.data.scenes import ScenesDataset
 from hfgd.evaluation.evaluate import evaluate
@@ -21,8 +22,10 @@ from hfgd.evaluation.page.sections import Gallery, Item, Layer, Plot, Table
 from hfgd.evaluation.report import Report
 from hfgd.evaluation.report_gallery import Shown
 from hfgd.evaluation.report_page import report_page, run_curves
+from hfgd.evaluation.run import What, evaluate_model
 from hfgd.evaluation.thumbnails import Thumbnails, picture_file, pictures_in
 from hfgd.inference.networks import NetworkLabeller
+from hfgd.inference.open import How
 from hfgd.inference.protocol import find_protocol
 from hfgd.model import ModelSpec, build
 
@@ -182,3 +185,14 @@ def test_two_processes_make_one_page(tmp_path):
     assert scores == pytest.approx(per_image)
     with Image.open(tmp_path / "out" / "panels.png"):
         assert not (tmp_path / "out" / ".pictures").exists()
+
+
+@pytest.mark.parametrize("gallery", [0, 5])
+def test_an_out_that_cannot_be_is_told_before_anything_is_scored(tmp_path, monkeypatch, gallery):
+    monkeypatch.setattr("hfgd.evaluation.run.scored", lambda *_, **__: pytest.fail("scored"))
+    spec = ModelSpec(backbone=TOYS["test_resnet"], width=32)
+    save_model(build(spec, ScenesDataset("val", 1).classes), tmp_path / "model")
+    (tmp_path / "file").touch()
+    what = What("scenes", gallery=gallery)
+    with pytest.raises(FileExistsError, match="file"):
+        evaluate_model(str(tmp_path / "model"), what, How(device="cpu"), tmp_path / "file")

@@ -7,6 +7,8 @@ import typer
 
 from hfgd.errors import HfgdError
 
+PANELS = ("3", "7", "8", "9")
+
 
 def figure(
     name: Annotated[str, typer.Argument(help="1, 3, 4, 6, 7, 8, 9 of the paper, or flow.")],
@@ -47,6 +49,10 @@ def figure(
     from hfgd.figures import Wanted, draw
     from hfgd.inference.open import How
 
+    if classes is not None and name != "4":
+        raise HfgdError(f"--classes is for figure 4; figure {name} takes none, leave it out.")
+    if images is not None and name not in PANELS:
+        raise HfgdError(f"--images is for figures 3, 7, 8 and 9; figure {name} takes none.")
     wanted = Wanted(
         name, runs, out, data, split, data_yaml, limit, How(device=device),
         _names("classes", classes), most, pixels, samples, seed, _names("images", images), count,
