@@ -23,7 +23,6 @@ myst_heading_anchors = 4
 exclude_patterns = ["_build", "_ext"]
 html_theme = "sphinx_book_theme"
 html_title = "hfgd"
-html_static_path = ["_static"]
 html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
 nitpicky = False
 autodoc_typehints = "signature"

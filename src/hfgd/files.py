@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
         write(part)
-        with part.open("rb") as file:
+        with part.open(
+            "r+b" if os.name == "nt" else "rb"
+        ) as file:  # Windows: only what is writable
             os.fsync(file.fileno())
         os.replace(part, path)
     except Exception as error:
@@ -30,6 +33,11 @@ def is_disk_full(error: BaseException) -> bool:
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return any(f"(os error {code})" in str(error) for code in codes)
+
+
+def as_filed(name: str) -> str:
+    """A file's name as this system tells files apart: Windows and macOS take no notice of case."""
+    return name.casefold() if sys.platform in ("win32", "darwin") else name
 
 
 def write_text(path: Path, text: str) -> None:

@@ -30,12 +30,13 @@ class Address(NamedTuple):
 
 def is_hub(path: str | Path) -> bool:
     """Whether a path is an ``hf://`` address; also one that has gone through a Path."""
-    return str(path).startswith("hf:/")
+    return str(path).startswith(("hf:/", "hf:\\"))
 
 
 def parse(path: str | Path) -> Address:
     """The parts of an address; raises HfgdError for a malformed one."""
-    name, at, revision = str(path).removeprefix("hf:").lstrip("/").partition("@")
+    text = str(path).replace("\\", "/")  # a Path of Windows
+    name, at, revision = text.removeprefix("hf:").lstrip("/").partition("@")
     if not NAME.fullmatch(name) or (at and not revision):
         raise HfgdError(f"'{path}' is no hf://user/name or hf://user/name@revision.")
     return Address(name, revision or None)

@@ -397,6 +397,13 @@ def _show(report: object) -> None:
 
 def main() -> None:
     """Run the program; a user's mistake is one sentence and an exit code, never a traceback."""
+    stdout: Any = sys.stdout
+    if (
+        getattr(stdout, "encoding", None) or "utf-8"
+    ).lower() != "utf-8" and stdout.errors == "strict":
+        stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a pipe on Windows has no × and no class name
     try:
         app()
     except HfgdError as error:

@@ -20,7 +20,7 @@ from hfgd.data.formats.base import UNLABELLED, Annotated
 from hfgd.data.formats.paint import OnOverlap, make_label
 from hfgd.data.images import Pixels
 from hfgd.errors import HfgdError
-from hfgd.files import write_whole
+from hfgd.files import as_filed, write_whole
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ def job_of(item: Annotated, split: str, out: Path) -> Job:
 
 def refuse_foreign(jobs: list[Job], plan: Plan) -> None:
     """Two images of one name, a finished folder of something else, files of another import."""
-    seen: dict[Path, Job] = {}
+    seen: dict[str, Job] = {}
     for job in jobs:
-        other = seen.setdefault(job.label, job)
+        other = seen.setdefault(as_filed(str(job.label)), job)
         if other is not job:
             raise HfgdError(
                 f"'{other.item.image}' and '{job.item.image}' would both be called "

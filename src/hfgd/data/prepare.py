@@ -68,7 +68,8 @@ def prepare(
     done = len(jobs) - len(todo)
     if progress is not None:
         progress(done, len(jobs))
-    with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+    cores = min(os.cpu_count() or 1, 61)  # Windows waits for no more
+    with ProcessPoolExecutor(workers or cores) as pool:
         chunk = max(1, min(16, len(todo) // 8))
         for _ in pool.map(_run, todo, [out] * len(todo), [name] * len(todo), chunksize=chunk):
             done += 1

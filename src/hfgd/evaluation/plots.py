@@ -193,7 +193,7 @@ def csv_columns(path: Path) -> dict[str, list[float]]:
     """A CSV file of numbers by column; an "iteration" without rows where there is no file."""
     if not path.is_file():
         return {"iteration": []}
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return {key: [float(row[key]) for row in rows] for key in (rows[0] if rows else ["iteration"])}
 

@@ -13,6 +13,7 @@ from PIL import Image
 from hfgd.data.archive import Packed, paths_below
 from hfgd.data.images import IMAGE_SUFFIXES, Pixels, read_image
 from hfgd.errors import HfgdError
+from hfgd.files import as_filed
 from hfgd.predict.archives import Member, image_members, is_archive, read_member
 from hfgd.predict.places import file_system, is_address, local, patiently, read_place
 from hfgd.predict.shards import Shard
@@ -206,12 +207,13 @@ def _inside(name: str) -> str:
 def _placed(found: Sequence[Item]) -> list[Item]:
     """The targets as '.png', with the image's own suffix in the name where two would have one."""
     bare = [_bare(item.target) for item in found]
-    uses = Counter(bare)
+    uses = Counter(map(as_filed, bare))
     placed: list[Item] = []
     for (source, target), name in zip(found, bare, strict=True):
-        kept = target[len(name) :] if uses[name] > 1 else ""  # '.jpg', or nothing
+        kept = target[len(name) :] if uses[as_filed(name)] > 1 else ""  # '.jpg', or nothing
         placed.append(Item(source, f"{name}{kept.replace('.', '_')}.png"))
-    twice = [target for target, uses in Counter(t for _, t in placed).items() if uses > 1]
+    files = Counter(as_filed(target) for _, target in placed)
+    twice = [target for _, target in placed if files[as_filed(target)] > 1]
     if twice:
         raise HfgdError(
             f"two of the images would both be written to '{twice[0]}'; "

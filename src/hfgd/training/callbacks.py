@@ -37,7 +37,7 @@ class CsvLog:
             return
         kept = []
         if path.is_file():
-            with path.open(newline="") as file:
+            with path.open(encoding="utf-8", newline="") as file:
                 kept = [row for row in csv.reader(file) if row]
             # a kill may have cut the last row off
             rows = [row for row in kept[1:] if len(row) == len(kept[0])]
@@ -50,7 +50,7 @@ class CsvLog:
         """Append one row; the first one brings the header."""
         if not is_main():
             return
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             if self._empty:
                 writer.writerow(["iteration", *values])
