@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/scale.py [--short] [--parts ways workers stages …]
 
 Every way runs as its own processes with one thread each; its rate is taken between the first and the
-last label map that it wrote, so that opening a model is not in it. 'Alone' is the Labeller in a loop
+last label map that it wrote (Ray: from what more images take longer), so that opening a model is not in
+it. 'Alone' is the Labeller in a loop
 over pixels that are already decoded, in as many processes as the way has. Ways take turns with
 'alone', whose rate before and after is averaged. Weights are random, which times are not sensitive
 to. Memory: a labeller that costs nothing, 8 × 8 pixels, without fsync and overlays. Markdown goes to
@@ -115,9 +116,19 @@ def rate(out):
     return (len(times) - 1) / (times[-1] - times[0])
 
 
-def ways(work, model, short):
+def seconds_of(command, folder, out):
+    """From the start of a command on this folder to its end."""
+    began = time.perf_counter()
+    call([*(str(folder) if word == "FOLDER" else word for word in command), str(out)])
+    shutil.rmtree(out)
+    return time.perf_counter() - began
+
+
+def ways(work, model, short, only=""):
     count, seconds, rounds = (24, 4, 1) if short else (80, 12, 2)
     folder = photos(work / "photos", count)
+    few = count // 4  # Ray's labels come in bursts: its rate is that of the images beyond these
+    part = photos(work / "few", few)
     tar = work / "photos.tar"
     with tarfile.open(tar, "w") as archive:
         for path in sorted(folder.iterdir()):
@@ -138,19 +149,26 @@ def ways(work, model, short):
         ),
         f"Ray, {two} workers": (
             two,
-            [sys.executable, str(EXAMPLE), str(model), str(folder), "--workers", str(two), "--out"],
+            [sys.executable, str(EXAMPLE), str(model), "FOLDER", "--workers", str(two), "--out"],
         ),
     }
     print("| way | processes | Labeller alone, images/s | the way, images/s | ratio | least |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, (processes, command) in commands.items():
+        if not name.startswith(only):
+            continue
         found = []
         before = alone(model, processes, seconds)
         for _ in range(rounds):
             out = work / "out"
-            call([*command, str(out)])
-            own = rate(out)
-            shutil.rmtree(out)
+            if name.startswith("Ray"):
+                own = (count - few) / (
+                    seconds_of(command, folder, out) - seconds_of(command, part, out)
+                )
+            else:
+                call([*command, str(out)])
+                own = rate(out)
+                shutil.rmtree(out)
             after = alone(model, processes, seconds)
             found.append(((before + after) / 2, own))
             before = after
@@ -373,6 +391,7 @@ def main():
     )
     parser.add_argument("--short", action="store_true", help="few images, one round")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--way", default="", help="of the ways, those that begin so")
     given = parser.parse_args()
     import torch
 
@@ -389,7 +408,7 @@ def main():
         for name in given.parts:
             print(f"\n## {name}\n", flush=True)
             began = time.perf_counter()
-            PARTS[name](work, model, given.short)
+            PARTS[name](work, model, given.short, *([given.way] if name == "ways" else []))
             print(f"\n({name}: {time.perf_counter() - began:.0f} s)", flush=True)
 
 

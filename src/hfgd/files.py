@@ -12,9 +12,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
         write(part)
-        with part.open(
-            "r+b" if os.name == "nt" else "rb"
-        ) as file:  # Windows: only what is writable
+        mode = "r+b" if os.name == "nt" else "rb"  # Windows flushes only what may be written
+        with part.open(mode) as file:
             os.fsync(file.fileno())
         os.replace(part, path)
     except Exception as error:

@@ -22,6 +22,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its help reads Markdown, whose imports take as long as all the rest
+    context_settings={"max_content_width": 110},
     help="High-level Feature Guided Decoding: train, score and use semantic-segmentation models.",
     epilog="Start with: hfgd demo. Exit codes: 0 good, 1 found problems, 2 bad input, "
     "3 training could not go on, 130 interrupted, 143 terminated.",
@@ -395,15 +397,16 @@ def _show(report: object) -> None:
         print(f"absent, in no mean: {', '.join(report.scores.absent)}")
 
 
+def _print_all_letters(stdout: Any) -> None:
+    """A pipe on Windows has an encoding without ×, and without many a class's name."""
+    encoding = getattr(stdout, "encoding", None) or "utf-8"
+    if encoding.lower() != "utf-8" and stdout.errors == "strict":
+        stdout.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """Run the program; a user's mistake is one sentence and an exit code, never a traceback."""
-    stdout: Any = sys.stdout
-    if (
-        getattr(stdout, "encoding", None) or "utf-8"
-    ).lower() != "utf-8" and stdout.errors == "strict":
-        stdout.reconfigure(
-            errors="backslashreplace"
-        )  # a pipe on Windows has no × and no class name
+    _print_all_letters(sys.stdout)
     try:
         app()
     except HfgdError as error:
