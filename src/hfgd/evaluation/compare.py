@@ -94,6 +94,7 @@ def compare(paths: Sequence[str], how: How, what: What, out: Path, count: int = 
     dataset = what.dataset()
     how = replace(how, crop=origin(paths[0]).crop)  # one protocol for all
     labellers = {t: open_labeller(p, how) for t, p in zip(names, paths, strict=True)}
+    out.mkdir(parents=True, exist_ok=True)  # where it cannot be, nothing is scored in vain
     with pictures_in(out) as pictures:
         scores = {
             t: scored(x, dataset, what, f"scoring {t}", pictures, model)

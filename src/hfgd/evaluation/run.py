@@ -75,6 +75,7 @@ def evaluate_model(
         groups = parse_groups(what.groups, dataset.classes)
         folder = out or _folder(source.place, folder_for(path), dataset, labeller)
         counts = Histograms() if what.calibrate else None
+        folder.mkdir(parents=True, exist_ok=True)  # where it cannot be, nothing is scored in vain
         with pictures_in(folder) as pictures:
             if engine is None:
                 scores = scored(labeller, dataset, what, "scoring", pictures, confidence=counts)

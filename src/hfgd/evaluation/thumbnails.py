@@ -94,11 +94,7 @@ def picture_file(folder: Path, index: int, layer: str) -> Path:
 
 @contextmanager
 def pictures_in(folder: Path) -> Iterator[Path]:
-    """A folder for pictures in a report's folder, removed afterwards; by one process of several.
-
-    The report's folder is made now: where it cannot be, nothing is scored in vain.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
+    """A folder for pictures in a report's folder, removed afterwards; by one process of several."""
     pictures = folder / FOLDER
     try:
         yield pictures
