@@ -11,7 +11,6 @@ and give uint8 labels. Weights are random, which times are not sensitive to. Mar
 
 import argparse
 import os
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ from hfgd.export.sessions import open_session
 from hfgd.export.write import export_model
 from hfgd.inference.networks import NetworkLabeller
 from hfgd.parallel.device import multiplies_bf16
-from inference import MEAN, STD, eager
+from inference import MEAN, STD, eager, show
 
 PEERS = ("FPN", "UPerNet", "DeepLabV3Plus")
 
@@ -137,11 +136,7 @@ def main():
     what = f"{arguments.recipe}, {arguments.classes} classes, {size[0]}×{size[1]}"
     cores = f"{os.cpu_count()} cores{'' if bf16 else ', no bf16 instructions'}"
     print(f"{what}, {arguments.rounds} rounds, {cores}\n")
-    print("| variant | ms | ratio | least | most |\n| --- | ---: | ---: | ---: | ---: |")
-    for name in names:
-        ratios = [a / b for a, b in zip(times[name], times[names[0]], strict=True)]
-        ms, ratio = 1000 * statistics.median(times[name]), statistics.median(ratios)
-        print(f"| {name} | {ms:.0f} | {ratio:.2f} | {min(ratios):.2f} | {max(ratios):.2f} |")
+    show(times)
 
 
 if __name__ == "__main__":

@@ -125,10 +125,16 @@ def compare(recipe, size, classes, rounds, device, clock):
             assert labels.shape == size
     print(f"{recipe}, {classes} classes, {size[0]}×{size[1]}, {rounds} rounds, on {device},")
     print(f"{torch.get_num_threads()} threads, {clock.__name__}:\n")
+    show(times)
+
+
+def show(times):
+    """A row for each variant: its median, and its rounds' ratios to the first one."""
+    first = next(iter(times.values()))
     print("| variant | ms | ratio | least | most |\n| --- | ---: | ---: | ---: | ---: |")
-    for name in names:
-        ratios = [a / b for a, b in zip(times[name], times[names[0]], strict=True)]
-        ms, ratio = 1000 * statistics.median(times[name]), statistics.median(ratios)
+    for name, seconds in times.items():
+        ratios = [a / b for a, b in zip(seconds, first, strict=True)]
+        ms, ratio = 1000 * statistics.median(seconds), statistics.median(ratios)
         print(f"| {name} | {ms:.0f} | {ratio:.2f} | {min(ratios):.2f} | {max(ratios):.2f} |")
 
 
