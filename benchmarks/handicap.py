@@ -18,7 +18,7 @@ import numpy as np
 
 from camvid_guidance import PAGE, PICTURES
 from records import Run, read
-from study_page import _plots, put, table
+from study_page import plots, put, table
 
 PAIRS = {"table3/guidance": "table3/none", "table3/full": "table3/aa"}
 GUIDANCE = ("model.guidance", "loss.guide")  # keys that an unguided run ignores
@@ -26,7 +26,7 @@ SAME = "study data backbone backbone_lr start rate iterations batch crop width".
 STARTS = {"ImageNet weights": lambda run: run["start"] != "false"}
 STARTS |= {"random weights": lambda run: run["start"] == "false"}
 PARTS = {"all": lambda run: True, **STARTS}
-TOLD = 1000  # bootstrap resamples
+RESAMPLES = 1000  # of the bootstrap
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def interval(chosen: list[Pair], points) -> tuple[float, float]:
     for pair in chosen:
         groups.setdefault(pair.setting, []).append(pair)
     rng, keys, slopes = np.random.default_rng(0), list(groups), []
-    while len(slopes) < TOLD:
+    while len(slopes) < RESAMPLES:
         drawn = [groups[keys[i]] for i in rng.integers(0, len(keys), len(keys))]
         sample = [point for group in drawn for pair in group for point in points(pair)]
         if len({x for x, _ in sample}) > 2:
@@ -127,7 +127,7 @@ def fits(found: list[Pair]) -> str:
 
 
 def draw(found: list[Pair]) -> None:
-    plt = _plots()
+    plt = plots()
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.6))
     for axis, points, title in zip(
         axes, (of_run, of_classes), ("a run", "a class of a run"), strict=True

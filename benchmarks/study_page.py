@@ -171,7 +171,7 @@ def put(page: Path, tables: Mapping[str, str]) -> str:
 
 def draw_seeds(found: Mapping[str, list[Summary]], path: Path) -> None:
     """Every seed and the curves; a column for each table, by its title."""
-    plt = _plots()
+    plt = plots()
     figure, axes = plt.subplots(2, len(found), figsize=(5.2 * len(found), 7.5), squeeze=False)
     for (dots, lines), (title, rows) in zip(axes.T, found.items(), strict=True):
         for place, each in enumerate(rows):
@@ -194,7 +194,7 @@ def draw_seeds(found: Mapping[str, list[Summary]], path: Path) -> None:
 
 def draw_classes(found: Mapping[str, list[Summary]], path: Path) -> None:
     """The differences of Table 3's rows to the baseline by class; a panel for each table."""
-    plt = _plots()
+    plt = plots()
     figure, axes = plt.subplots(len(found), 1, figsize=(9, 3.6 * len(found)), squeeze=False)
     for axis, (title, rows) in zip(axes[:, 0], found.items(), strict=True):
         bars = [each for each in rows[1:] if each.row in TABLE3]
@@ -214,7 +214,7 @@ def draw_classes(found: Mapping[str, list[Summary]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _plots():
+def plots():
     import matplotlib
 
     matplotlib.use("Agg")

@@ -27,7 +27,10 @@ def check(
         Path | None, typer.Option(help="A data.yaml that does not lie in the folder.")
     ] = None,
 ) -> None:
-    """Read every file before a training run does; exit code 1 on what would break it."""
+    """Read every file before a training run does.
+
+    Exit code 1 on what would break it.
+    """
     from hfgd.data.check import check_folder
     from hfgd.data.open import open_files
     from hfgd.progress import Progress
@@ -69,7 +72,10 @@ def import_(
         bool, typer.Option("--link", help="Link the images, do not copy them.")
     ] = False,
 ) -> None:
-    """Make a data folder of COCO, LabelMe, CVAT, Label Studio, … files; can be resumed."""
+    """Make a data folder of COCO, LabelMe, CVAT, … files.
+
+    Can be repeated and resumed.
+    """
     from hfgd.cli.imported import print_import
     from hfgd.data.import_files import Rules
     from hfgd.data.importer import import_data
@@ -104,7 +110,10 @@ def split(
     ] = None,
     link: Annotated[bool, typer.Option("--link", help="Link the files, do not copy them.")] = False,
 ) -> None:
-    """Deal train and val out anew by whole groups, with like shares of every class in both."""
+    """Deal train and val out anew, by whole groups.
+
+    With like shares of every class in both.
+    """
     from hfgd.cli.imported import print_split
     from hfgd.data.group_split import split_folder
     from hfgd.progress import Progress
@@ -130,7 +139,10 @@ def export(
     val: Annotated[int | None, typer.Option(min=1, help="Number of val scenes.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other scenes.")] = 0,
 ) -> None:
-    """Write a data set as an ordinary data folder with images/, labels/ and data.yaml."""
+    """Write a data set as an ordinary data folder.
+
+    With images/, labels/ and data.yaml.
+    """
     from hfgd.data.export import export as write
     from hfgd.data.open import SCENES, open_dataset
     from hfgd.data.scenes import ScenesDataset
@@ -173,7 +185,10 @@ def info(
         typer.Option(help="The sheet; samples.png, or augmented.png, without it."),
     ] = None,
 ) -> None:
-    """What is known of a data set: conventions, counts, class shares, a sheet of samples."""
+    """What is known of a data set.
+
+    Conventions, counts, class shares, a sheet of samples.
+    """
     if augment is not None:
         from hfgd.cli.augmented import show_augmented
 
@@ -207,7 +222,10 @@ def class_weights_(
     ] = "median",
     limit: Annotated[int | None, typer.Option(min=1, help="Count only that many images.")] = None,
 ) -> None:
-    """Weights for rare classes, counted from the labels, as lines for a recipe file."""
+    """Weights for rare classes, as lines for a recipe.
+
+    Counted from the labels.
+    """
     from hfgd.data.info import class_shares, class_weights
     from hfgd.data.open import open_dataset
     from hfgd.progress import Progress
@@ -232,7 +250,10 @@ def prepare(
         int | None, typer.Option(min=1, help="Processes; one for each core by default.")
     ] = None,
 ) -> None:
-    """Make a data folder of a download whose labels are no images; can be repeated and resumed."""
+    """Make a data folder where labels are no images yet.
+
+    Can be repeated and resumed.
+    """
     from hfgd.data.known import KNOWN
     from hfgd.data.prepare import prepare as run
     from hfgd.progress import Progress

@@ -30,7 +30,7 @@ def export(
         Literal["uint8", "float"], typer.Option(help="RGB of 0..255, or of [0, 1].")
     ] = "uint8",
     int8: Annotated[
-        bool, typer.Option("--int8", help="8-bit convolutions; needs --calibrate.")
+        bool, typer.Option("--int8", help="8-bit weights and activations; needs --calibrate.")
     ] = False,
     calibrate: Annotated[
         str | None, typer.Option(help="Data whose training images the 8-bit scales are fitted to.")
@@ -42,7 +42,10 @@ def export(
     images: Annotated[int, typer.Option(min=1, help="How many of its images.")] = 128,
     out: Annotated[Path | None, typer.Option(help="The file; MODEL/model.onnx by default.")] = None,
 ) -> None:
-    """Write a model as a file that runs elsewhere, once it was seen to give the same labels."""
+    """Write a model as a file that runs elsewhere.
+
+    It is left behind once it was seen to give the same labels.
+    """
     from hfgd.checkpoint import load_model
     from hfgd.export.int8 import Calibration
     from hfgd.export.write import export_model

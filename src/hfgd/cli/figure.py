@@ -45,7 +45,10 @@ def figure(
         str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU where there is one.")
     ] = None,
 ) -> None:
-    """The paper's figures from any runs and data: PNG, SVG and the numbers behind them."""
+    """The paper's figures from any runs and data.
+
+    Each as PNG and SVG, with the numbers behind it as CSV.
+    """
     from hfgd.figures import Wanted, draw
     from hfgd.inference.open import How
 

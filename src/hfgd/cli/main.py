@@ -92,7 +92,7 @@ def demo(
         str | None, typer.Option(help="ImageNet weights of mobilenetv2_100: a file, or 'true'.")
     ] = None,
 ) -> None:
-    """Train SemanticFPN and HFGD on generated street scenes, score and show both."""
+    """Train SemanticFPN and HFGD on generated streets and show both."""
     from hfgd.demo import run_demo
 
     print(run_demo(out, iterations, pretrained))
@@ -107,7 +107,7 @@ def recipes(
         str | None, typer.Option(help="Only the rows on one data set, e.g. cityscapes.")
     ] = None,
 ) -> None:
-    """List the recipes: the named ones, and every row of the paper's tables."""
+    """List the recipes: named ones, all rows of the paper's tables."""
     from hfgd.cli.show import named_table, rows_table
     from hfgd.cli.table import show
 
@@ -133,7 +133,10 @@ def info(
     classes: Annotated[int | None, typer.Option(min=1, help="Number of classes.")] = None,
     latency: Annotated[bool, typer.Option(help="Also time one image on this machine.")] = False,
 ) -> None:
-    """What a model costs: parameters, GMACs, GFLOPs per part; what a saved or exported one says."""
+    """What a model costs, or what a saved or exported one says.
+
+    Costs: parameters, GMACs, GFLOPs per part.
+    """
     from hfgd.cli.show import cost_table, cost_table_9, exported_table, model_table
     from hfgd.cli.table import show
     from hfgd.export.sessions import is_exported
@@ -174,7 +177,10 @@ def ablate(
     nodes: Nodes = 1,
     toy: Toy = False,
 ) -> None:
-    """Run rows of the paper's tables on any data: one table, mean ± spread, beside the paper's."""
+    """Run rows of the paper's tables on any data, into one table.
+
+    Mean ± spread over the seeds, beside the paper's numbers.
+    """
     from hfgd.ablate import ablate as run
     from hfgd.ablate import markdown
     from hfgd.parallel.rank import is_main
@@ -289,7 +295,10 @@ def evaluate_(
     devices: Devices = 1,
     nodes: Nodes = 1,
 ) -> None:
-    """Score a model: a table per class, mIoU, mAcc, aAcc, report.json and report.md."""
+    """Score a model on labelled images.
+
+    A table per class, mIoU, mAcc, aAcc; report.html, report.json and report.md.
+    """
     from hfgd.evaluation.run import What, evaluate_model
     from hfgd.inference.open import How
     from hfgd.parallel.rank import is_main
@@ -335,7 +344,10 @@ def compare(
     precision: Precision = "fp32",
     device: Device = None,
 ) -> None:
-    """Models side by side: per-class differences with intervals, and panels of where they differ."""
+    """Models side by side: differences of each class, with intervals.
+
+    And panels of where they differ.
+    """
     from dataclasses import replace
 
     from hfgd.evaluation.compare import compare as run

@@ -63,7 +63,10 @@ def predict(
         typer.Option(help="Only merge the shares' manifests and failures in this --out."),
     ] = None,
 ) -> None:
-    """Label images: palette PNGs and overlays, in the folder structure of the input."""
+    """Label images: palette PNGs and overlays.
+
+    In the folder structure of the input.
+    """
     from hfgd.predict.shards import own_device, own_shard, parse_shard, run_shards
 
     if merge is not None:

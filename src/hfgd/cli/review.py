@@ -58,7 +58,10 @@ def review(
         str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU where there is one.")
     ] = None,
 ) -> None:
-    """Find labels that look wrong (--data), or images worth labelling next (--unlabelled)."""
+    """Find labels that look wrong, or images worth labelling next.
+
+    The first with --data, the second with --unlabelled.
+    """
     from hfgd.inference.open import How
     from hfgd.recipes import parse_overrides
     from hfgd.review.gallery import review_page

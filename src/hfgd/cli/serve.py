@@ -23,7 +23,10 @@ def serve(
     seconds: Annotated[float, typer.Option(min=0.1, help="For a request.")] = 60.0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1.")] = None,
 ) -> None:
-    """Serve a model over HTTP: POST /predict, a page at /, /healthz, /metrics, /docs."""
+    """Serve a model over HTTP.
+
+    POST /predict, a page at /, /healthz, /metrics, /docs.
+    """
     try:
         from hfgd.serve.app import run
     except ImportError as error:

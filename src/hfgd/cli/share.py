@@ -32,7 +32,10 @@ def push(
     dataset: Data = None,
     licence: Licence = None,
 ) -> None:
-    """Share a model on the Hugging Face hub: its two files, a model card and the panels."""
+    """Share a model on the Hugging Face hub.
+
+    Its two files, a model card and the panels.
+    """
     from hfgd.card import PANELS, Told
     from hfgd.card import card as written
     from hfgd.checkpoint import CONFIG, WEIGHTS, model_folder, read_tensors

@@ -1,4 +1,4 @@
-"""8-bit convolutions: scales from a model's own training images, seen as evaluation sees them.
+"""8-bit files: scales from a model's own training images, seen as evaluation sees them.
 
 Which 8-bit values stand for which numbers is fitted to images; images that are scored later would
 flatter the score, so those of the training split are taken.

@@ -57,7 +57,7 @@ def export_model(
     .html (a page for a browser, see ``export_html``).
     In: ``image`` (N, 3, H, W) RGB, uint8 or float of [0, 1]. Out: ``labels`` (N, H, W) uint8, and
     ``logits`` (N, K, H, W) where asked for. ``size``: the only height and width that the file takes,
-    one image at a time; any without it. ``int8``: images to calibrate 8-bit convolutions with; how
+    one image at a time; any without it. ``int8``: images to calibrate an 8-bit file with; how
     much those change is told, not judged. Raises HfgdError for what cannot be exported and, before a
     file is left behind, where its fp32 labels are not those of the network.
     """
