@@ -100,10 +100,11 @@ def recipe(study: str, run: str, records: Path = RECORDS) -> dict[str, Any]:
     return _nested(shared["base"] | shared["rows"][found[0]["row"]] | own)
 
 
-def add(study: str, runs: Path, records: Path = RECORDS) -> list[str]:
+def add(study: str, runs: Path, records: Path = RECORDS, root: Path | None = None) -> list[str]:
     """Pack every finished run below ``runs``, with its guide's scores if it was evaluated into
-    ``RUN/guide``; returns their names. Stopped on the way, new runs are not there yet, and the same
-    command again packs them."""
+    ``RUN/guide``, and what ``RUN/facts.json`` knows; returns their names, as below ``root``
+    (``runs``). Stopped on the way, new runs are not there yet, and the same command again packs
+    them."""
     found = sorted(path.parent for path in runs.rglob("recipe.yaml"))
     done = [folder for folder in found if (folder / "report.json").is_file()]
     if not done:
@@ -112,14 +113,15 @@ def add(study: str, runs: Path, records: Path = RECORDS) -> list[str]:
         shared = _shared(records)
         tables: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for folder in done:
-            key = {"study": study, "run": folder.relative_to(runs).as_posix()}
+            key = {"study": study, "run": folder.relative_to(root or runs).as_posix()}
             settings = _settings(folder / "recipe.yaml", shared, study)
-            report, guide = _report(folder), _report(folder / "guide")
+            report, guide = _json(folder / "report.json"), _json(folder / "guide" / "report.json")
             tables["classes"] += _class_lines(key, fine=report, guide=guide)
             tables["curves"] += _curve_lines(key, folder / "logs")
             scores = {name: report[name] for name in SCORES}
             scores |= {f"guide {name}": guide.get(name, "") for name in SCORES}
             facts = {"data": report["data"], "time": report.get("training time", "")}
+            facts |= _json(folder / "facts.json")
             tables["runs"].append(key | facts | settings | scores)
         write_text(records / "recipes.yaml", yaml.safe_dump(shared, sort_keys=False))
         for name in ("classes", "curves", "runs"):  # runs last: what it names is all there
@@ -154,8 +156,7 @@ def _whole(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     return dict(_flat(check_recipe(content, where).model_dump(mode="json")))
 
 
-def _report(folder: Path) -> dict[str, Any]:
-    path = folder / "report.json"
+def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 

@@ -1,0 +1,226 @@
+"""The runs of docs/results/guidance.md: trains what is not recorded yet, and packs the records.
+
+    python benchmarks/guidance_runs.py scale NYUV2 OUT        frames of 640×480 as 432×324
+    python benchmarks/guidance_runs.py list                   what is recorded, what is left
+    python benchmarks/guidance_runs.py run --data OUT --weights FILE --out RUNS
+
+One core a process; several share RUNS and the list, and each takes the first run that nobody has. An
+interrupted run goes on where its last checkpoint is. Everything is in the records
+(``benchmarks/records.py``) as soon as it is done, so that RUNS may be lost between two runs.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from hfgd.checkpoint import load_model
+from hfgd.errors import HfgdError
+from hfgd.files import write_text
+from hfgd.model.build import build
+from hfgd.recipes import find_recipe
+from hfgd.training.fit import fit
+from records import add, read
+
+STUDY = "nyuv2-guidance"
+SIZE = (432, 324)
+BASE: dict[str, Any] = {
+    "model.backbone.name": "tf_efficientnet_lite0",
+    "model.backbone.mean": [0.5, 0.5, 0.5],
+    "model.backbone.std": [0.5, 0.5, 0.5],
+    "model.backbone.bn_momentum": None,
+    "model.width": 64,
+    "augment.crop": [289, 353],
+    "optim.name": "adamw",
+    "optim.weight_decay": 0.01,
+    "train.batch_size": 8,
+    "train.workers": 0,
+    "train.loggers": [],
+    "train.panels": 1,
+}
+SCHEDULE = 500  # iterations
+NONE, GUIDANCE, FULL = "table3/none", "table3/guidance", "table3/full"
+FCN = "section5.1/fcn"
+OTHERS = (
+    "section5.2/no_stop_gradient",
+    "table3/aa",
+    FCN,
+    "section5.1/aux_fcn_joint",
+    "section5.1/aux_fcn_stopped",
+    "table9/hfgd_os4",
+)
+RATE, FACTOR = 1e-3, 0.1  # the baseline's best, by the rate runs
+
+
+def cell(group: str, row: str, seed: int = 0, **changes: Any) -> tuple[str, str, dict[str, Any]]:
+    """A run: its folder below RUNS, its row, what it changes; ``a__b`` stands for the key a.b."""
+    keys = {key.replace("__", "."): value for key, value in changes.items()}
+    settings = {
+        "train.iterations": SCHEDULE,
+        "optim.lr": RATE,
+        "optim.backbone_lr": FACTOR,
+        "train.seed": seed,
+    }
+    return f"{group}/{row.replace('/', '-')}/seed{seed}", row, settings | keys
+
+
+def rates(*rows: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Half the schedule, first seed: the factors at the middle rate, then the rates at the best one."""
+    tried = [(1e-3, factor) for factor in (0.1, 1.0, 0.3, 0.03)]
+    tried += [(rate, FACTOR) for rate in (2e-3, 5e-4)]
+    for row in rows:
+        for rate, factor in tried:
+            name = f"rates-lr{rate:g}-factor{factor:g}"
+            yield cell(
+                name,
+                row,
+                train__iterations=SCHEDULE // 2,
+                optim__lr=rate,
+                optim__backbone_lr=factor,
+            )
+
+
+def plan() -> list[tuple[str, str, dict[str, Any]]]:
+    """Every run, in the order of what it tells."""
+    found = list(rates(NONE))
+    main = [(seed, row) for seed in range(3) for row in (NONE, FULL, GUIDANCE)]
+    found += [cell("main", row, seed) for seed, row in main]
+    found += rates(FCN)
+    found += [cell("main", row, seed) for seed in range(3) for row in OTHERS]
+    found += [
+        cell("twice", row, seed, train__iterations=2 * SCHEDULE)
+        for seed in range(3)
+        for row in (NONE, FULL)
+    ]
+    found += [
+        cell(f"leak{leak:g}", FULL, seed, model__guidance__leak=leak)
+        for seed in range(3)
+        for leak in (0.03, 0.1, 0.3)
+    ]
+    found += [
+        cell("random", row, seed, model__backbone__pretrained=False, optim__backbone_lr=1.0)
+        for seed, row in main
+    ]
+    return found
+
+
+def recorded() -> set[str]:
+    """Names of the runs that are in the records."""
+    try:
+        return {run["run"] for run in read(STUDY)}
+    except HfgdError:  # none yet
+        return set()
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Whether this process alone has the run."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{folder.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def moved(run: Path, pretrained: str) -> float:
+    """How far training moved the pre-trained convolutions: ‖w − w₀‖ / ‖w₀‖ over all of them."""
+    network = load_model(run)
+    spec = find_recipe(NONE).with_(**BASE, **{"model.backbone.pretrained": pretrained}).model
+    first = build(spec, network.classes).backbone.state_dict()
+    pairs = [
+        (now, first[name])
+        for name, now in network.backbone.state_dict().items()
+        if name.endswith("weight") and now.ndim == 4
+    ]
+    change = sum(float((now - before).square().sum()) for now, before in pairs)
+    return (change / sum(float(before.square().sum()) for _, before in pairs)) ** 0.5
+
+
+def train(row: str, changes: dict[str, Any], folder: Path, given: argparse.Namespace) -> None:
+    """Train, score the guide too, and note how far the backbone moved."""
+    recipe = find_recipe(row).with_(
+        **BASE
+        | {
+            "data.location": given.data,
+            "model.backbone.pretrained": given.weights,
+            "train.validate_every": changes["train.iterations"] // 2,
+            "train.checkpoint_every": 50,
+        }
+        | changes
+    )
+    if not (folder / "report.json").is_file():
+        fit(recipe, folder, resume=(folder / "state.ckpt").is_file())
+    if recipe.model.guidance.share_tokens and not (folder / "guide" / "report.json").is_file():
+        command = [sys.executable, "-m", "hfgd", "eval", folder, "--data", given.data]
+        command += ["--branch", "guide", "--boundary", "0", "--gallery", "0"]
+        subprocess.run([*command, "--workers", "0", "--out", folder / "guide"], check=True)
+    if recipe.model.backbone.pretrained:
+        facts = {"moved": moved(folder, given.weights)}
+        write_text(folder / "facts.json", json.dumps(facts) + "\n")
+
+
+def run(given: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for name, row, changes in plan():
+        folder = given.out / name
+        with claimed(folder) as mine:
+            if not mine or name in recorded():
+                continue
+            began = time.monotonic()
+            print(f"{name}", flush=True)
+            train(row, changes, folder, given)
+            add(STUDY, folder, root=given.out)
+            print(f"{name}: recorded, {(time.monotonic() - began) / 60:.0f} min", flush=True)
+
+
+def scale(source: Path, out: Path) -> None:
+    """The data folder with every frame at SIZE; labels by the nearest pixel."""
+    for path in sorted(source.rglob("*.[jp][pn]g")):
+        image = Image.open(path)
+        label = path.relative_to(source).parts[0] == "labels"
+        target = out / path.relative_to(source).with_suffix(".png")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        way = Image.Resampling.NEAREST if label else Image.Resampling.LANCZOS
+        image.resize(SIZE, way).save(target)
+    text = (source / "data.yaml").read_text(encoding="utf-8")
+    (out / "data.yaml").write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    scaling = commands.add_parser("scale")
+    scaling.add_argument("source", type=Path)
+    scaling.add_argument("out", type=Path)
+    commands.add_parser("list")
+    running = commands.add_parser("run")
+    running.add_argument("--data", required=True, help="what 'scale' wrote")
+    running.add_argument("--weights", required=True, help="tf_efficientnet_lite0, as safetensors")
+    running.add_argument("--out", type=Path, required=True, help="where the runs go")
+    given = parser.parse_args()
+    if given.command == "scale":
+        scale(given.source, given.out)
+    elif given.command == "list":
+        done = recorded()
+        for name, _, _ in plan():
+            print("done" if name in done else "left", name)
+    else:
+        run(given)
+
+
+if __name__ == "__main__":
+    main()
