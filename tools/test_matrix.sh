@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The wheel of dist/ in clean environments: PYTHONS × RESOLUTIONS, each with the quick tests.
+# The wheel of dist/ in clean environments: PYTHONS × RESOLUTIONS, each with the quick tests. The oldest
+# are those allowed that have a wheel for that Python: numpy 1.26, for example, has none for 3.13.
 # The result of each is a line in dist/matrix.txt, whatever the others do.
 set -u
 cd "$(dirname "$0")/.."
@@ -18,8 +19,9 @@ for python in $PYTHONS; do
       echo "$what: no such Python here" | tee -a dist/matrix.txt
       continue
     fi
-    if ! "$UV" pip install --quiet --python "$place/venv" --resolution "$resolution" "$wheel" \
-      pytest pytest-xdist scikit-learn torchmetrics 2>"$place/log"; then
+    if ! "$UV" pip install --quiet --python "$place/venv" --only-binary :all: \
+      --resolution "$resolution" "$wheel" \
+      "pytest>=8.3" "pytest-xdist>=3.6" "scikit-learn>=1.5" "torchmetrics>=1.8" 2>"$place/log"; then
       echo "$what: cannot be installed: $(tail -n 1 "$place/log")" | tee -a dist/matrix.txt
       failed=1
       continue
