@@ -19,8 +19,10 @@ for python in $PYTHONS; do
       echo "$what: no such Python here" | tee -a dist/matrix.txt
       continue
     fi
-    if ! "$UV" pip install --quiet --python "$place/venv" --only-binary :all: \
-      --resolution "$resolution" "$wheel" \
+    # the project's own requirements are the direct ones only when it is resolved, not its wheel
+    if ! "$UV" pip compile --quiet --python-version "$python" --only-binary :all: \
+      --resolution "$resolution" pyproject.toml --output-file "$place/needs" >/dev/null 2>"$place/log" ||
+      ! "$UV" pip install --quiet --python "$place/venv" --requirements "$place/needs" "$wheel" \
       "pytest>=8.3" "pytest-xdist>=3.6" "scikit-learn>=1.5" "torchmetrics>=1.8" 2>"$place/log"; then
       echo "$what: cannot be installed: $(tail -n 1 "$place/log")" | tee -a dist/matrix.txt
       failed=1
