@@ -1,4 +1,4 @@
-"""Does guidance help? Tables and plots of docs/results/camvid-guidance.md, from the records.
+"""Does guidance help? Tables and plots of docs/results/guidance.md, from the records.
 
     python benchmarks/camvid_guidance.py
 
@@ -27,7 +27,7 @@ from study_page import (
 )
 
 STUDY = "camvid-guidance"
-PAGE = Path(__file__).parents[1] / "docs" / "results" / "camvid-guidance.md"
+PAGE = Path(__file__).parents[1] / "docs" / "results" / "guidance.md"
 PICTURES = PAGE.parents[1] / "pictures"
 STARTS = {"pretrained": "mobilenetv2_100_imagenet.safetensors", "random": "false"}
 STANDARD = {"iterations": "920", "crop": "[225,289]", "changes": ""}

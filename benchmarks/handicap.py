@@ -7,7 +7,7 @@ A pair is two runs that differ in guidance alone (``table3/none`` and ``guidance
 answer's. Gain: the guided answer's less the unguided answer's. Both have the unguided answer in them,
 so its own luck moves them together; therefore each fit is made again with the handicap against the
 unguided answers of the other seeds. Writes the table between its marks of
-docs/results/camvid-guidance.md, and a picture.
+docs/results/guidance.md, and a picture.
 """
 
 import argparse
