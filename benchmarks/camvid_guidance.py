@@ -10,7 +10,7 @@ from pathlib import Path
 from records import Run, read
 from study_page import (
     BASELINE,
-    ROW_NAMES,
+    NAMES,
     TABLE3,
     Summary,
     class_table,
@@ -76,7 +76,7 @@ def variant_table(runs: list[Run]) -> str:
     for (row, name), each in found.items():
         base = found.get((BASELINE, name))
         cells = [
-            ROW_NAMES.get(row, "FCN alone"),
+            NAMES[row],
             name,
             str(len(each.runs)),
             spread(list(each.miou.values())),

@@ -36,3 +36,16 @@ def test_the_notebook_is_clean():
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert code
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
+
+
+def test_the_site_shows_it_with_badges_where_its_address_is_known(monkeypatch):
+    monkeypatch.syspath_prepend(NOTEBOOK.parent.parent / "docs" / "_ext")
+    from generated import notebook as page
+
+    code = [c.source for c in nbformat.read(NOTEBOOK, as_version=4).cells if c.cell_type == "code"]
+    here, published = "\n".join(page(None)), "\n".join(page("someone/hfgd"))
+    assert all(source in here and source in published for source in code)
+    place = "someone/hfgd/blob/main/examples/own_data.ipynb"
+    assert f"colab.research.google.com/github/{place}" in published
+    assert f"kaggle.com/kernels/welcome?src=https://github.com/{place}" in published
+    assert "badge" not in here

@@ -1,10 +1,12 @@
-"""What the site takes from the program itself: the commands, the recipe's keys, the benchmark pages.
+"""What the site takes from elsewhere: commands, the recipe's keys, benchmark pages, the notebook.
 
 They are written before each build and are not committed, so they cannot go stale.
 """
 
 import dataclasses
 import inspect
+import json
+import os
 import re
 import shutil
 import zlib
@@ -63,6 +65,8 @@ def write_pages(app: Any, config: Any) -> None:
     (copies / "index.md").write_text("\n".join(index), encoding="utf-8")
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (DOCS / "contributing.md").write_text(text.replace("](docs/", "]("), encoding="utf-8")
+    page = "\n".join(notebook(os.environ.get("GITHUB_REPOSITORY")))
+    (DOCS / "notebook.md").write_text(page, encoding="utf-8")
 
 
 def links_out_of_docs(app: Any, page: str, source: list[str]) -> None:
@@ -75,6 +79,26 @@ def links_out_of_docs(app: Any, page: str, source: list[str]) -> None:
         rf"\[([^\]]+)\]\({re.escape(depth)}(?:src|tests|examples|README)[^)]*\)", r"\1", text
     )
     source[0] = text
+
+
+def notebook(repository: str | None) -> Iterator[str]:
+    """The notebook as a page. ``repository``, OWNER/NAME on GitHub, which its workflows know, gives it
+    badges that open it in Colab and Kaggle; a clone does not know where it is published."""
+    place = "examples/own_data.ipynb"
+    if repository:
+        address = f"github.com/{repository}/blob/main/{place}"
+        colab = f"https://colab.research.google.com/{address.replace('.com', '', 1)}"
+        kaggle = f"https://kaggle.com/kernels/welcome?src=https://{address}"
+        badge = "https://colab.research.google.com/assets/colab-badge.svg"
+        yield f"[![Open in Colab]({badge})]({colab})"
+        badge = "https://kaggle.com/static/images/open-in-kaggle.svg"
+        yield f"[![Open in Kaggle]({badge})]({kaggle})\n"
+    for cell in json.loads((ROOT / place).read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        if repository:
+            text = text.replace("git+REPOSITORY", f"git+https://github.com/{repository}")
+        yield text + "\n" if cell["cell_type"] == "markdown" else f"```ipython3\n{text}\n```\n"
+    yield f"This page is the notebook `{place}` of a clone; a test runs it from top to bottom."
 
 
 def cli() -> Iterator[str]:
