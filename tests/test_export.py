@@ -302,13 +302,13 @@ def test_without_onnxruntime(exported, monkeypatch):
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(HfgdError, match=r"not installed; install hfgd\[export\]"):
+    with pytest.raises(HfgdError, match=r"not installed; pip install 'hfgd\[export\]'"):
         ExportedModel(exported[0] / "model.onnx")
 
 
 def test_exporting_without_its_packages(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnx" else name)
-    with pytest.raises(HfgdError, match=r"exporting needs onnx; install hfgd\[export\]"):
+    with pytest.raises(HfgdError, match=r"exporting needs onnx; pip install 'hfgd\[export\]'"):
         toy().export("model.onnx")
 
 

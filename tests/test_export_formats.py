@@ -132,7 +132,7 @@ def test_without_the_runtime(runtime, name, tmp_path):
         f"open_session(Path({str(Path(tmp_path / name))!r}))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert f"{runtime}, which is not installed; install hfgd[" in found.stderr
+    assert f"{runtime}, which is not installed; pip install 'hfgd[" in found.stderr
 
 
 def test_few_of_the_images_lie_far_apart(data):

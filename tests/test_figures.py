@@ -334,7 +334,7 @@ def test_bad_input_is_one_sentence(runs, tmp_path, monkeypatch):
     missing = refused("3", runs, data="scenes", limit=2, images=["nowhere"])
     assert "no image in 'scenes/val (2 of 100)' named 'nowhere'" in missing
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "install hfgd[figures]" in refused("4", runs, data="scenes")
+    assert "pip install 'hfgd[figures]'" in refused("4", runs, data="scenes")
 
 
 @pytest.mark.parametrize("option", ["classes", "images"])

@@ -1,6 +1,7 @@
 """Splitting by groups, and what ``hfgd data check`` says of images that are in two splits."""
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hfgd.data.folder import FolderData
 from hfgd.data.group_search import choose, cost, share_table
 from hfgd.data.group_split import split_folder
 from hfgd.data.images import read_image
+from hfgd.data.open import open_dataset
 from hfgd.errors import HfgdError
 from test_formats import digests
 
@@ -153,6 +155,31 @@ def test_keys_that_do_not_work(tmp_path, by, words):
     with pytest.raises(HfgdError, match=words):
         split_folder(root, by, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_photos_and_one_of_masks(tmp_path, run):
+    """The way of docs/start.md; what was missed is said with the way out."""
+    source = grouped(tmp_path / "data")
+    mine = tmp_path / "mine"
+    for kind in ("images", "labels"):
+        (mine / kind).mkdir(parents=True)
+        for path in source.rglob(f"{kind}/*/*"):
+            shutil.copy(path, mine / kind / path.name)
+    shutil.copy(source / "data.yaml", mine)
+    with pytest.raises(HfgdError, match="put all images into images/train"):
+        split_folder(mine, ".+", tmp_path / "out")
+    with pytest.raises(HfgdError, match="'hfgd data split' makes val of a part of train"):
+        check_folder(FolderData(mine))
+    for kind in ("images", "labels"):
+        files = list((mine / kind).iterdir())
+        (mine / kind / "train").mkdir()
+        for path in files:
+            path.rename(mine / kind / "train" / path.name)
+    with pytest.raises(HfgdError, match="'hfgd data split' makes val of a part of train"):
+        open_dataset(str(mine), "val")
+    outcome = split_folder(mine, ".+", tmp_path / "out")
+    assert sum(outcome.images.values()) == len(list(mine.rglob("images/train/*")))
+    assert len(open_dataset(str(tmp_path / "out"), "val")) > 0
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_a_wrong_name_and_a_missing_package(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     for name in SMP:
-        with pytest.raises(HfgdError, match=r"not installed; install hfgd\[decoders\]"):
+        with pytest.raises(HfgdError, match=r"not installed; pip install 'hfgd\[decoders\]'"):
             make_upsampler(name, UpsamplerSite(WIDTHS, D, 2 if "dpt" in name else 4, Grid.CELLS))
 
 

@@ -203,6 +203,10 @@ def test_data_that_goes_bad_mid_run_ends_in_a_sentence(
             RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
             "loads images died",
         ),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated."),
+            "SIGTERM reached the processes that load images",
+        ),
         (OSError(5, "Input/output error", "x.png"), "reading or writing failed"),
         (OSError(28, "No space left on device", "x.ckpt"), "disk is full while writing 'x.ckpt'"),
     ],

@@ -17,9 +17,19 @@ from hfgd.evaluation.evaluate import evaluate
 from hfgd.inference.networks import NetworkLabeller
 from hfgd.losses.terms import LossSpec, loss_terms
 from hfgd.model import ModelSpec, build
+from hfgd.progress import Progress
 from hfgd.recipes.spec import OptimSpec
+from hfgd.training.callbacks import Logs
 from hfgd.training.fit import fit
 from hfgd.training.optim import make_optimiser, poly_schedule
+
+
+def test_a_score_before_the_first_losses_stands_alone_in_the_progress_line(tmp_path, capsys):
+    logs = Logs(tmp_path / "train.csv", 50, 0, Progress("training", 60))
+    logs.miou_text = " · mIoU 29.63 (best 29.63 at 30)"
+    logs.show(30, say=True)
+    assert " · mIoU 29.63" in (shown := capsys.readouterr().err)
+    assert "·  ·" not in shown
 
 
 def test_run_folder_holds_everything(folder, tmp_path):

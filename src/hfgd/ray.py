@@ -169,7 +169,7 @@ def score(path: str, what: "What", how: How, shares: int | None = None) -> "Scor
     try:
         import ray
     except ImportError as error:
-        raise HfgdError("--engine ray needs Ray; install hfgd[ray].") from error
+        raise HfgdError("--engine ray needs Ray; pip install 'hfgd[ray]'.") from error
     from hfgd.evaluation.evaluate import check_classes, gathered
 
     ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)

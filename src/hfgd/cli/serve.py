@@ -30,7 +30,7 @@ def serve(
     try:
         from hfgd.serve.app import run
     except ImportError as error:
-        raise HfgdError(f"serving needs {error.name}; install hfgd[serve].") from error
+        raise HfgdError(f"serving needs {error.name}; pip install 'hfgd[serve]'.") from error
     from PIL import Image
 
     from hfgd.serve.limits import Limits

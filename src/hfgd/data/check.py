@@ -54,7 +54,8 @@ def check_folder(
     if not splits:
         raise HfgdError(
             f"'{data.root}' has no split with images; a data folder has images/train, "
-            "images/val and labels of the same names."
+            "images/val and labels of the same names; "
+            "'hfgd data split' makes val of a part of train."
         )
     total = sum(len(data.files(split)[0]) for split in splits)
     done = 0

@@ -95,7 +95,8 @@ class FolderDataset:
         if not images:
             raise HfgdError(
                 f"no images of the split '{split}' in '{data.root}'; a data folder needs "
-                f"images/{split} and labels/{split}, and this one has the splits {data.splits()}."
+                f"images/{split} and labels/{split}, and this one has the splits {data.splits()}"
+                f"{_dealt_out(data, split)}."
             )
         lonely = sorted(images.keys() - labels.keys())
         if lonely:
@@ -126,6 +127,12 @@ class FolderDataset:
     def label(self, index: int) -> torch.Tensor:
         """The label of a sample alone, (H, W) uint8."""
         return torch.from_numpy(self.label_map.load(self.pairs[index].label))
+
+
+def _dealt_out(data: PairedFiles, missing: str) -> str:
+    """How to come by a val, where all lies in train."""
+    alone = missing == "val" and data.splits() == ["train"]
+    return "; 'hfgd data split' makes val of a part of train" if alone else ""
 
 
 def read_data_yaml(path: Path) -> DataYaml:

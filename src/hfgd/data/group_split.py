@@ -108,7 +108,10 @@ def _members(data: FolderData, by: str) -> list[Member]:
                 )
             found[pair.name] = pair.image, pair.label
     if not found:
-        raise HfgdError(f"'{data.root}' has no images in train or val.")
+        raise HfgdError(
+            f"'{data.root}' has no images in images/train or images/val; put all images into "
+            "images/train and all labels into labels/train, and they are dealt out from there."
+        )
     names = sorted(found)
     groups = find_groups(by, names)
     return [Member(name, *found[name], groups[name]) for name in names]

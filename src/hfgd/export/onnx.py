@@ -82,7 +82,7 @@ def require(*packages: str, extra: str) -> None:
 
     lacking = [name for name in packages if find_spec(name) is None]
     if lacking:
-        raise HfgdError(f"exporting needs {', '.join(lacking)}; install hfgd[{extra}].")
+        raise HfgdError(f"exporting needs {', '.join(lacking)}; pip install 'hfgd[{extra}]'.")
 
 
 def cannot(name: str, what: str, error: BaseException) -> HfgdError:

@@ -50,7 +50,9 @@ class Separation:
 def draw(wanted: Wanted) -> str:
     """figure4.png, figure4.svg, figure4.csv (a run a line), figure4-points.csv (a pixel a line)."""
     if importlib.util.find_spec("umap") is None:
-        raise HfgdError("figure 4 needs umap-learn, which is not installed; install hfgd[figures].")
+        raise HfgdError(
+            "figure 4 needs umap-learn, which is not installed; pip install 'hfgd[figures]'."
+        )
     if wanted.pixels < 2 or wanted.samples < 1:
         raise HfgdError("figure 4 needs at least 2 pixels of a class and 1 sample.")
     runs = open_runs(wanted)

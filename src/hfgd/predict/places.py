@@ -34,13 +34,13 @@ def file_system(address: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ImportError as error:
-        raise HfgdError(f"'{address}' is read by fsspec; install hfgd[remote].") from error
+        raise HfgdError(f"'{address}' is read by fsspec; pip install 'hfgd[remote]'.") from error
     try:
         system, path = fsspec.core.url_to_fs(address)
     except ImportError as error:
         raise HfgdError(
-            f"'{address}' needs a package that is not installed ({error}); for s3:// install "
-            "hfgd[remote]."
+            f"'{address}' needs a package that is not installed ({error}); for s3:// "
+            "pip install 'hfgd[remote]'."
         ) from error
     except ValueError as error:
         raise HfgdError(f"'{address}' is no address that can be read ({error}).") from error

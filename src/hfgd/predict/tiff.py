@@ -56,7 +56,7 @@ def _rasterio(path: str, needed: bool = True) -> Any:
     except ImportError as error:
         if needed:
             raise HfgdError(
-                f"'{path}' is read by windows with rasterio; install hfgd[tiff]."
+                f"'{path}' is read by windows with rasterio; pip install 'hfgd[tiff]'."
             ) from error
         return None
     return rasterio

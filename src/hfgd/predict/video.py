@@ -68,7 +68,9 @@ def _library(path: str) -> Any:
         import av
         import av.error
     except ImportError as error:
-        raise HfgdError(f"'{path}' is a film and read by PyAV; install hfgd[video].") from error
+        raise HfgdError(
+            f"'{path}' is a film and read by PyAV; pip install 'hfgd[video]'."
+        ) from error
     return av
 
 

@@ -156,7 +156,7 @@ class Logs(AfterStep):
 
     def show(self, done: int, say: bool) -> None:
         """The progress line: losses by name and the current mIoU."""
-        self.progress.update(done, f"{self.details}{self.miou_text}", say)
+        self.progress.update(done, f"{self.details}{self.miou_text}".removeprefix(" · "), say)
 
 
 class Validation(AfterStep):

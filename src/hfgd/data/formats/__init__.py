@@ -55,7 +55,8 @@ def find_format(name: str, tree: Tree) -> tuple[Format, str]:
         )
     raise tree.broken or HfgdError(
         f"'{tree.root}' looks like none of the formats {', '.join(FORMATS)}; give the folder, zip "
-        "or file that the tool exported, or --format."
+        "or file that the tool exported, or --format. Plain images and label images need no import: "
+        "put them into images/train and labels/train beside a data.yaml."
     )
 
 

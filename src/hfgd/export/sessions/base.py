@@ -28,8 +28,8 @@ class Session(Protocol):
 def missing(path: Path, runtime: str, extra: str) -> HfgdError:
     """For a runtime that is not installed."""
     return HfgdError(
-        f"'{path}' is run by {runtime}, which is not installed; install hfgd[{extra}], or {runtime} "
-        "alone."
+        f"'{path}' is run by {runtime}, which is not installed; pip install 'hfgd[{extra}]', "
+        f"or {runtime} alone."
     )
 
 

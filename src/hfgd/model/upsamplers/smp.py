@@ -100,8 +100,8 @@ def make_smp(name: str, site: UpsamplerSite) -> nn.Module:
         import segmentation_models_pytorch  # noqa: F401
     except ImportError as error:
         raise HfgdError(
-            f"upsampler '{name}' is segmentation_models_pytorch's, which is not installed; install "
-            "hfgd[decoders]."
+            f"upsampler '{name}' is segmentation_models_pytorch's, which is not installed; "
+            "pip install 'hfgd[decoders]'."
         ) from error
     build = SMP[name]
     if build is None:
