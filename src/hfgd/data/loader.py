@@ -6,7 +6,9 @@ goes on at k, without replaying what came before.
 """
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Literal
 
 import numpy as np
@@ -105,6 +107,7 @@ class TrainBatches:
             batch_sampler=_Iterations(batch_size, start, rank, world),
             num_workers=workers,
             collate_fn=_collate,
+            worker_init_fn=_leave_signals_to_main,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -113,6 +116,18 @@ class TrainBatches:
             if isinstance(batch, HfgdError):
                 raise batch
             yield batch
+
+
+def _leave_signals_to_main(worker: int) -> None:
+    """Terminals send Ctrl-C, and schedulers SIGTERM, to every process of a run. The main one still
+    needs batches to finish its iteration and save; then it ends these, a hung one by a second SIGTERM.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _once)
+
+
+def _once(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
 
 
 class _Iterations:
@@ -157,6 +172,7 @@ class EvalBatches:
             batch_size=None,
             num_workers=workers,
             persistent_workers=keep and workers > 0,
+            worker_init_fn=_leave_signals_to_main,
             pin_memory=torch.cuda.is_available(),
         )
 

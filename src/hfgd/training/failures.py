@@ -47,11 +47,6 @@ def _reason(error: Exception) -> str | None:
             "and this model needs it: leave train.deterministic (--deterministic) out, or choose "
             "another encoder or upsampler (ppm and fapn need such operations on GPUs)"
         )
-    if "DataLoader worker" in text and "Terminated" in f"{text} {error.__cause__}":
-        return (
-            "SIGTERM reached the processes that load images too, so this iteration could not be "
-            "finished and saved: send it to the main process alone"
-        )
     if "DataLoader worker" in text:
         return "a process that loads images died, often for want of memory: try a smaller train.workers"
     if launched()[1] > 1 and isinstance(error, RuntimeError) and _lost(error):
