@@ -147,6 +147,10 @@ def ways(work, model, short, only=""):
             two,
             hfgd("predict", model, folder, "--devices", two, "--out"),
         ),
+        f"no overlays, folder, --devices {two}": (
+            two,
+            hfgd("predict", model, folder, "--no-overlays", "--devices", two, "--out"),
+        ),
         f"Ray, {two} workers": (
             two,
             [sys.executable, str(EXAMPLE), str(model), "FOLDER", "--workers", str(two), "--out"],
@@ -298,6 +302,49 @@ def restart(work, model, short):
     assert kept
 
 
+PRESSURE = """
+import sys, time
+from pathlib import Path
+import numpy as np
+import ray
+count, work, store = int(sys.argv[1]), Path(sys.argv[2]), 300_000_000
+ray.init(num_cpus=4, object_store_memory=store, include_dashboard=False, log_to_driver=False)
+def read(row):
+    (work / f"read-{row['id']}").touch()
+    return {"id": row["id"], "pixels": np.full((720, 960, 3), row["id"] % 255, np.uint8)}
+class Slow:
+    def __call__(self, batch):
+        time.sleep(0.05 * len(batch["id"]))
+        for number in batch["id"]:
+            (work / f"done-{number}").touch()
+        return {"id": batch["id"]}
+# another share of a core than the workers', or Ray runs both steps in one process
+rows = ray.data.range(count, override_num_blocks=count // 8).map(read, num_cpus=0.5)
+pool = ray.data.ActorPoolStrategy(size=1)
+found = rows.map_batches(Slow, batch_size=8, compute=pool, num_cpus=1).take_all()
+assert sorted(row["id"] for row in found) == list(range(count))
+steps = {"read": 1, "done": -1}
+times = sorted((p.stat().st_mtime_ns, steps[p.name[:4]]) for p in work.iterdir())
+ahead = max(np.cumsum([step for _, step in times]))
+size = 720 * 960 * 3 / 1e6
+spilled = sum(p.stat().st_size for p in Path("/tmp/ray/session_latest").rglob("*spill*/*"))
+print(f"| {count} | {count * size:.0f} | {ahead} | {ahead * size:.0f} | {spilled / 1e6:.0f} |")
+"""
+
+
+def pressure(work, model, short):
+    """Ray Data with a worker of 20 images a second, which reading outruns: how far it gets ahead."""
+    print("| images | MB, decoded | read ahead at most | MB of a store of 300 | MB on disk |")
+    print("| ---: | ---: | ---: | ---: | ---: |")
+    for count in (200,) if short else (400, 1000):
+        folder = work / f"pressure-{count}"
+        folder.mkdir()
+        words = [sys.executable, "-c", PRESSURE, str(count), str(folder)]
+        done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        print(done.stdout.splitlines()[-1], flush=True)
+
+
 LARGE = """
 import sys
 from pathlib import Path
@@ -400,7 +447,9 @@ def seams(work, model, short):
         )
 
 
-PARTS = {f.__name__: f for f in (ways, workers, stages, memory, restart, tiff, mosaic, seams)}
+PARTS = {
+    f.__name__: f for f in (ways, pressure, workers, stages, memory, restart, tiff, mosaic, seams)
+}
 
 
 def main():
