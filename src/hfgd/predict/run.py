@@ -165,7 +165,7 @@ def _large(labeller: Labeller, item: Item, writer: Writer, extent: Extent) -> "F
         ended.set_result(None)
     except Exception as error:
         ended.set_exception(error.with_traceback(None))
-    _free()
+        _free(error)
     return ended
 
 
@@ -194,7 +194,7 @@ def _labelled(
         return failed
     except Exception as error:  # one image of many: _failure says it, and the next one is tried
         failed.set_exception(error.with_traceback(None))  # whose frames would hold the image
-    _free()
+        _free(error)
     return failed
 
 
@@ -208,7 +208,7 @@ def _failure(item: Item, pending: "Future[None]") -> str | None:
     if isinstance(error, HfgdError):
         return str(error)
     text = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or "memory" in text.lower():
+    if _of_memory(error):
         return (
             f"'{item.source}': not enough memory for an image of its size; "
             "try --protocol slide, which takes it in windows, or scale it down."
@@ -216,7 +216,15 @@ def _failure(item: Item, pending: "Future[None]") -> str | None:
     return f"'{item.source}': {type(error).__name__}: {text[:200]}"
 
 
-def _free() -> None:
+def _of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or "memory" in str(error).lower()
+
+
+def _free(error: Exception) -> None:
+    """Give memory back after an image that did not fit; other failures, of which a folder may have
+    thousands, are not worth the tenth of a second."""
+    if not _of_memory(error):
+        return
     gc.collect()
     torch = sys.modules.get("torch")  # an exported file runs without
     if torch is not None and torch.cuda.is_available():
