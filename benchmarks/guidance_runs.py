@@ -162,7 +162,7 @@ def train(row: str, changes: dict[str, Any], folder: Path, given: argparse.Names
         | changes
     )
     if not (folder / "report.json").is_file():
-        fit(recipe, folder, resume=(folder / "state.ckpt").is_file())
+        fit(recipe, folder, resume=(folder / "recipe.yaml").is_file())
     if recipe.model.guidance.share_tokens and not (folder / "guide" / "report.json").is_file():
         command = [sys.executable, "-m", "hfgd", "eval", folder, "--data", given.data]
         command += ["--branch", "guide", "--boundary", "0", "--gallery", "0"]
