@@ -11,7 +11,14 @@ from hfgd.cli.main import app
 from hfgd.recipes import find_recipe, parse_overrides
 
 ROOT = Path(__file__).parent.parent
-MADE = ("_build", "benchmarks", "contributing.md", "cli.md", "recipe.md")  # by the site's build
+MADE = (
+    "_build",
+    "benchmarks",
+    "contributing.md",
+    "cli.md",
+    "recipe.md",
+    "notebook.md",
+)  # by the site's build
 WRITTEN = [p for p in sorted((ROOT / "docs").rglob("*.md")) if not set(p.parts) & set(MADE)]
 DOCUMENTS = [ROOT / "README.md", *WRITTEN, ROOT / "CONTRIBUTING.md"]
 
