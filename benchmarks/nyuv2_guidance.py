@@ -6,7 +6,7 @@ From the records, which ``benchmarks/guidance_runs.py`` makes. Runs that are lef
 """
 
 from camvid_guidance import PAGE
-from guidance_runs import FACTOR, RATE, SCHEDULE, STUDY
+from guidance_runs import FACTOR, RATE, SCHEDULE, SMALL, STUDY
 from records import Run, read
 from study_page import NAMES, main_table, power, put, select, summaries, table
 
@@ -40,6 +40,7 @@ def tables(runs: list[Run]) -> dict[str, str]:
     found = {"nyuv2 rates": rates(runs)}
     parts = {
         "nyuv2": STANDARD,
+        "nyuv2 small": STANDARD | {"backbone_lr": f"{SMALL}"},
         "nyuv2 twice": STANDARD | {"iterations": f"{2 * SCHEDULE}"},
         "nyuv2 random": STANDARD | {"start": "false", "backbone_lr": "1.0"},
     }

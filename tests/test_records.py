@@ -1,6 +1,7 @@
 """The records of the studies: the page says what they say, and a run is packed whole."""
 
 import dataclasses
+import importlib
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -42,8 +43,12 @@ def variant(finished, runs, run, /, **changes):
     return runs
 
 
-def test_the_page_has_the_tables_of_its_records(records):
-    import camvid_guidance as study
+@pytest.fixture(params=["camvid_guidance", "nyuv2_guidance"])
+def study(request, records):
+    return importlib.import_module(request.param)
+
+
+def test_the_page_has_the_tables_of_its_records(study, records):
     from study_page import put
 
     text = study.PAGE.read_text(encoding="utf-8")
@@ -54,9 +59,7 @@ def test_the_page_has_the_tables_of_its_records(records):
     assert put(study.PAGE, study.tables(changed)) != text
 
 
-def test_every_recorded_recipe_is_one(records):
-    import camvid_guidance as study
-
+def test_every_recorded_recipe_is_one(study, records):
     for run in records.read(study.STUDY):
         recipe = check_recipe(records.recipe(study.STUDY, run["run"]), run["run"])
         assert (recipe.name, recipe.train.seed) == (run["row"], run.seed)

@@ -311,22 +311,27 @@ def saved(tmp_path):
 def test_an_image_that_needs_too_much_memory_is_named(
     run, pictures, saved, tmp_path, monkeypatch, error
 ):
-    labeller = Counting(error)
+    labeller, collected = Counting(error), []
     monkeypatch.setattr("hfgd.predict.run.open_labeller", lambda path, how: labeller)
+    monkeypatch.setattr("hfgd.predict.run.gc.collect", lambda: collected.append(1))
+    whole = (pictures / "11.png").read_bytes()
+    (pictures / "11.png").write_bytes(b"broken")  # which is no reason to collect
     words = ["predict", saved, pictures, "--out", tmp_path / "out"]
     code, out, err = run(*words)
     assert code == 1
+    assert len(collected) == 1
     assert f"'{pictures / '03.png'}': not enough memory for an image of its size" in err
-    assert "1 could not be labelled" in err
-    assert "11 images labelled" in out
-    assert labeller.calls == 12
+    assert "2 could not be labelled" in err
+    assert "10 images labelled" in out
+    assert labeller.calls == 11
     for kind in ("labels", "overlays"):
         names = sorted(path.stem for path in (tmp_path / "out" / kind).iterdir())
-        assert names == [f"{i:02}" for i in range(12) if i != 3]
+        assert names == [f"{i:02}" for i in range(11) if i != 3]
     labeller.error = None  # the same command does what is missing, and that alone
+    (pictures / "11.png").write_bytes(whole)
     code, out, _ = run(*words)
     assert (code, labeller.calls) == (0, 13)
-    assert "1 images labelled (11 had been before)" in out
+    assert "2 images labelled (10 had been before)" in out
     (tmp_path / "out/overlays/05.png").unlink()
     assert run(*words)[0] == 0
     assert labeller.calls == 14
