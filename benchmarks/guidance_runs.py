@@ -183,7 +183,7 @@ def run(given: argparse.Namespace) -> None:
             if not mine or name in recorded():
                 continue
             began = time.monotonic()
-            print(f"{name}", flush=True)
+            print(name, flush=True)
             train(row, changes, folder, given)
             add(STUDY, folder, root=given.out)
             print(f"{name}: recorded, {(time.monotonic() - began) / 60:.0f} min", flush=True)

@@ -6,16 +6,21 @@ From the records, which ``benchmarks/guidance_runs.py`` makes. Runs that are lef
 """
 
 from camvid_guidance import PAGE
-from guidance_runs import FACTOR, RATE, SCHEDULE, SMALL, STUDY
+from guidance_runs import STUDY
 from records import Run, read
-from study_page import NAMES, main_table, power, put, select, summaries, table
+from study_page import NAMES, main_table, power, put, summaries, table
 
-STANDARD = {
-    "rate": f"{RATE}",
-    "backbone_lr": f"{FACTOR}",
-    "iterations": f"{SCHEDULE}",
-    "changes": "",
-}
+GROUPS = (
+    "main",
+    "small",
+    "twice",
+    "random",
+)  # of the plan: their rows are compared with one another
+
+
+def group(runs: list[Run], name: str) -> list[Run]:
+    """The runs of a part of the plan, by seed."""
+    return sorted((run for run in runs if run["run"].startswith(name)), key=lambda run: run.seed)
 
 
 def rates(runs: list[Run]) -> str:
@@ -29,27 +34,17 @@ def rates(runs: list[Run]) -> str:
             f"{100 * float(run['moved']):.1f} %",
         ]
         for run in sorted(runs, key=lambda run: (run["row"] != "table3/none", -run.miou))
-        if run["run"].startswith("rates-")
     ]
     head = "row|rate|backbone's factor|mIoU|weights moved"
     return table(head.split("|"), "lrrrr", lines)
 
 
 def tables(runs: list[Run]) -> dict[str, str]:
-    """Every table of the page that has runs, by the name of its mark."""
-    found = {"nyuv2 rates": rates(runs)}
-    parts = {
-        "nyuv2": STANDARD,
-        "nyuv2 small": STANDARD | {"backbone_lr": f"{SMALL}"},
-        "nyuv2 twice": STANDARD | {"iterations": f"{2 * SCHEDULE}"},
-        "nyuv2 random": STANDARD | {"start": "false", "backbone_lr": "1.0"},
-    }
-    for name, cells in parts.items():
-        chosen = select(runs, **cells)
-        if name != "nyuv2 random":
-            chosen = [run for run in chosen if run["start"] != "false"]
-        if rows := summaries(chosen, NAMES):
-            found[name] = main_table(rows, paper=name != "nyuv2 random")
+    """Every table that has runs, by the name of its mark on the page."""
+    found = {"nyuv2 rates": rates(group(runs, "rates-"))}
+    for name in GROUPS:
+        if rows := summaries(group(runs, f"{name}/"), NAMES):
+            found[f"nyuv2 {name}"] = main_table(rows, paper=name != "random")
     return found
 
 
