@@ -92,7 +92,8 @@ def opened(browser, tmp_path):
 
 
 def names(page):
-    return page.locator(".grid .name").all_inner_texts()
+    # all_inner_texts() is empty for cards that are not rendered yet (content-visibility: auto)
+    return page.locator(".grid .name").all_text_contents()
 
 
 def colours(page, canvas, settled=lambda drawn: True):
