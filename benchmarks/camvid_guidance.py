@@ -30,7 +30,7 @@ STUDY = "camvid-guidance"
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "guidance.md"
 PICTURES = PAGE.parents[1] / "pictures"
 STARTS = {"pretrained": "mobilenetv2_100_imagenet.safetensors", "random": "false"}
-STANDARD = {"iterations": "920", "crop": "[225,289]", "changes": ""}
+STANDARD = {"iterations": "920", "crop": "[225,289]", "backbone_lr": "1.0", "changes": ""}
 # what explains the result: a schedule twice as long, a finer guide, tokens or backbone that the fine
 # loss reaches, a guide that counts less, smaller crops
 LONG = {"iterations": "1840"}
@@ -94,6 +94,10 @@ def tables(runs: list[Run]) -> dict[str, str]:
     found = {"variants": variant_table(runs)}
     for start, cell in STARTS.items():
         found[f"{start} rates"] = rate_table(select(runs, start=cell, **STANDARD))
+    # the backbone at a tenth of the heads' rate
+    slow = select(runs, start=STARTS["pretrained"], **STANDARD | {"backbone_lr": "0.1"})
+    if slow:
+        found["factor"] = main_table(summaries(slow))
     for name, rows in main_rows(runs).items():
         guided = next(each for each in rows if each.row == "table3/full")
         # the paper has no such rows from random weights

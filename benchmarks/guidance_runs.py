@@ -1,10 +1,12 @@
 """The runs of docs/results/guidance.md: trains what is not recorded yet, and packs the records.
 
     python benchmarks/guidance_runs.py scale NYUV2 OUT        frames of 640×480 as 432×324
-    python benchmarks/guidance_runs.py list                   what is recorded, what is left
-    python benchmarks/guidance_runs.py run --data OUT --weights FILE --out RUNS
+    python benchmarks/guidance_runs.py list STUDY             what is recorded, what is left
+    python benchmarks/guidance_runs.py run STUDY --data DATA --weights FILE --out RUNS
 
-One core a process; several share RUNS and the list, and each takes the first run that nobody has. An
+STUDY: ``nyuv2`` (DATA: OUT; FILE: tf_efficientnet_lite0) or ``camvid`` (DATA: camvid:FOLDER; FILE:
+mobilenetv2_100; of its runs only those with a rate of the backbone's own, and bf16, which wants a CPU
+that has it). One core a process; several share RUNS, and each takes the first run that nobody has. An
 interrupted run goes on where its last checkpoint is. Everything is in the records
 (``benchmarks/records.py``) as soon as it is done, so that RUNS may be lost between two runs.
 """
@@ -16,8 +18,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,27 +35,37 @@ from hfgd.recipes import find_recipe
 from hfgd.training.fit import fit
 from records import add, read
 
-STUDY = "nyuv2-guidance"
+Cell = tuple[str, str, dict[str, Any]]
 SIZE = (432, 324)
 BASE: dict[str, Any] = {
-    "model.backbone.name": "tf_efficientnet_lite0",
-    "model.backbone.mean": [0.5, 0.5, 0.5],
-    "model.backbone.std": [0.5, 0.5, 0.5],
     "model.backbone.bn_momentum": None,
     "model.width": 64,
-    "augment.crop": [289, 353],
     "optim.name": "adamw",
     "optim.weight_decay": 0.01,
     "train.batch_size": 8,
     "train.workers": 0,
+}
+NYUV2: dict[str, Any] = {
+    "model.backbone.name": "tf_efficientnet_lite0",
+    "model.backbone.mean": [0.5, 0.5, 0.5],
+    "model.backbone.std": [0.5, 0.5, 0.5],
+    "augment.crop": [289, 353],
     "train.loggers": [],
     "train.panels": 1,
+    "train.checkpoint_every": 50,
 }
-SCHEDULE = 500  # iterations
+CAMVID: dict[str, Any] = {
+    "model.backbone.name": "mobilenetv2_100",
+    "augment.crop": [225, 289],
+    "train.precision": "bf16-mixed",
+    "train.checkpoint_every": 230,
+}
+SCHEDULE = 500  # iterations on NYUv2
 NONE, GUIDANCE, FULL = "table3/none", "table3/guidance", "table3/full"
+OPEN = "section5.2/no_stop_gradient"
 FCN = "section5.1/fcn"
 OTHERS = (
-    "section5.2/no_stop_gradient",
+    OPEN,
     "table3/aa",
     FCN,
     "section5.1/aux_fcn_joint",
@@ -61,9 +74,21 @@ OTHERS = (
 )
 # the baseline's best by the rate runs, as far as they have come; SMALL keeps the pre-trained features
 RATE, FACTOR, SMALL = 1e-3, 1.0, 0.1
+LEAKS = (0.03, 0.1, 0.3)
 
 
-def cell(group: str, row: str, seed: int = 0, **changes: Any) -> tuple[str, str, dict[str, Any]]:
+@dataclass(frozen=True)
+class Study:
+    """``name``: in the records; ``base``: what its runs share; ``plan``: the runs, in the order of what
+    they tell; ``validations``: how often a run is scored, its end included."""
+
+    name: str
+    base: dict[str, Any]
+    plan: Callable[[], list[Cell]]
+    validations: int
+
+
+def cell(group: str, row: str, seed: int = 0, **changes: Any) -> Cell:
     """A run: its folder below RUNS, its row, what it changes; ``a__b`` stands for the key a.b."""
     keys = {key.replace("__", "."): value for key, value in changes.items()}
     settings = {
@@ -75,7 +100,7 @@ def cell(group: str, row: str, seed: int = 0, **changes: Any) -> tuple[str, str,
     return f"{group}/{row.replace('/', '-')}/seed{seed}", row, settings | keys
 
 
-def rates(*rows: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def rates(*rows: str) -> Iterator[Cell]:
     """Half the schedule, first seed: the factors at the middle rate, then the rates at the best one."""
     tried = [(1e-3, factor) for factor in (1.0, 0.3, 0.1, 0.03)]
     tried += [(rate, FACTOR) for rate in (2e-3, 5e-4)]
@@ -91,8 +116,8 @@ def rates(*rows: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
             )
 
 
-def plan() -> list[tuple[str, str, dict[str, Any]]]:
-    """Every run, in the order of what it tells."""
+def nyuv2() -> list[Cell]:
+    """Rates, rows, the features kept, twice the schedule, the leak, random weights."""
     found = list(rates(NONE))
     main = [(seed, row) for seed in range(3) for row in (NONE, FULL, GUIDANCE)]
     found += [cell("main", row, seed) for seed, row in main]
@@ -107,7 +132,7 @@ def plan() -> list[tuple[str, str, dict[str, Any]]]:
     found += [
         cell(f"leak{leak:g}", FULL, seed, model__guidance__leak=leak)
         for seed in range(3)
-        for leak in (0.03, 0.1, 0.3)
+        for leak in LEAKS
     ]
     found += [
         cell("random", row, seed, model__backbone__pretrained=False, optim__backbone_lr=1.0)
@@ -116,10 +141,31 @@ def plan() -> list[tuple[str, str, dict[str, Any]]]:
     return found
 
 
-def recorded() -> set[str]:
+def camvid() -> list[Cell]:
+    """Rows of the first study with the backbone at a tenth of the heads' rate; then the leak."""
+    keys = {"train__iterations": 920, "optim__lr": 1e-3, "optim__backbone_lr": SMALL}
+    group = f"pretrained-lr1e-3-factor{SMALL:g}"
+    rows = (NONE, FULL, GUIDANCE, OPEN)
+    found = [cell(group, row, seed, **keys) for seed in range(3) for row in rows]
+    keys["optim__backbone_lr"] = 1.0
+    found += [
+        cell(f"pretrained-lr1e-3-leak{leak:g}", FULL, seed, model__guidance__leak=leak, **keys)
+        for seed in range(3)
+        for leak in LEAKS
+    ]
+    return found
+
+
+STUDIES = {
+    "nyuv2": Study("nyuv2-guidance", BASE | NYUV2, nyuv2, validations=2),
+    "camvid": Study("camvid-guidance", BASE | CAMVID, camvid, validations=4),
+}
+
+
+def recorded(study: Study) -> set[str]:
     """Names of the runs that are in the records."""
     try:
-        return {run["run"] for run in read(STUDY)}
+        return {run["run"] for run in read(study.name)}
     except HfgdError:  # none yet
         return set()
 
@@ -137,10 +183,10 @@ def claimed(folder: Path) -> Iterator[bool]:
         yield True
 
 
-def moved(run: Path, pretrained: str) -> float:
+def moved(run: Path, base: dict[str, Any], pretrained: str) -> float:
     """How far training moved the pre-trained convolutions: ‖w − w₀‖ / ‖w₀‖ over all of them."""
     network = load_model(run)
-    spec = find_recipe(NONE).with_(**BASE, **{"model.backbone.pretrained": pretrained}).model
+    spec = find_recipe(NONE).with_(**base, **{"model.backbone.pretrained": pretrained}).model
     first = build(spec, network.classes).backbone.state_dict()
     pairs = [
         (now, first[name])
@@ -151,15 +197,16 @@ def moved(run: Path, pretrained: str) -> float:
     return (change / sum(float(before.square().sum()) for _, before in pairs)) ** 0.5
 
 
-def train(row: str, changes: dict[str, Any], folder: Path, given: argparse.Namespace) -> None:
+def train(
+    study: Study, row: str, changes: dict[str, Any], folder: Path, given: argparse.Namespace
+) -> None:
     """Train, score the guide too, and note how far the backbone moved."""
     recipe = find_recipe(row).with_(
-        **BASE
+        **study.base
         | {
             "data.location": given.data,
             "model.backbone.pretrained": given.weights,
-            "train.validate_every": changes["train.iterations"] // 2,
-            "train.checkpoint_every": 50,
+            "train.validate_every": changes["train.iterations"] // study.validations,
         }
         | changes
     )
@@ -170,22 +217,23 @@ def train(row: str, changes: dict[str, Any], folder: Path, given: argparse.Names
         command += ["--branch", "guide", "--boundary", "0", "--gallery", "0"]
         subprocess.run([*command, "--workers", "0", "--out", folder / "guide"], check=True)
     if recipe.model.backbone.pretrained:
-        facts = {"moved": moved(folder, given.weights)}
+        facts = {"moved": moved(folder, study.base, given.weights)}
         write_text(folder / "facts.json", json.dumps(facts) + "\n")
 
 
 def run(given: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
-    for name, row, changes in plan():
+    study = STUDIES[given.study]
+    for name, row, changes in study.plan():
         folder = given.out / name
         with claimed(folder) as mine:
-            if not mine or name in recorded():
+            if not mine or name in recorded(study):
                 continue
             began = time.monotonic()
             print(name, flush=True)
-            train(row, changes, folder, given)
-            add(STUDY, folder, root=given.out)
+            train(study, row, changes, folder, given)
+            add(study.name, folder, root=given.out)
             print(f"{name}: recorded, {(time.monotonic() - began) / 60:.0f} min", flush=True)
 
 
@@ -208,17 +256,19 @@ def main() -> None:
     scaling = commands.add_parser("scale")
     scaling.add_argument("source", type=Path)
     scaling.add_argument("out", type=Path)
-    commands.add_parser("list")
-    running = commands.add_parser("run")
-    running.add_argument("--data", required=True, help="what 'scale' wrote")
-    running.add_argument("--weights", required=True, help="tf_efficientnet_lite0, as safetensors")
+    listing, running = commands.add_parser("list"), commands.add_parser("run")
+    for one in (listing, running):
+        one.add_argument("study", choices=STUDIES)
+    running.add_argument("--data", required=True, help="what 'scale' wrote, or camvid:FOLDER")
+    running.add_argument("--weights", required=True, help="the backbone's, as safetensors")
     running.add_argument("--out", type=Path, required=True, help="where the runs go")
     given = parser.parse_args()
     if given.command == "scale":
         scale(given.source, given.out)
     elif given.command == "list":
-        done = recorded()
-        for name, _, _ in plan():
+        study = STUDIES[given.study]
+        done = recorded(study)
+        for name, _, _ in study.plan():
             print("done" if name in done else "left", name)
     else:
         run(given)

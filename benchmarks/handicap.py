@@ -26,6 +26,7 @@ SAME = "study data backbone backbone_lr start rate iterations batch crop width".
 STARTS = {"ImageNet weights": lambda run: run["start"] != "false"}
 STARTS |= {"random weights": lambda run: run["start"] == "false"}
 PARTS = {"all": lambda run: True, **STARTS}
+OPENED = ("stop_features", "stop_tokens", "leak")
 RESAMPLES = 1000  # of the bootstrap
 
 
@@ -46,7 +47,7 @@ def others(run: Run) -> str:
 
 
 def pairs(runs: list[Run]) -> list[Pair]:
-    """Stopped runs only: without the stops the guide is another network's."""
+    """Stopped runs only: where a gradient passes the stops the guide is another network's."""
     base: dict[tuple[str, ...], dict[int, Run]] = {}
     for run in runs:
         setting = (*(run[key] for key in SAME), others(run))
@@ -55,7 +56,8 @@ def pairs(runs: list[Run]) -> list[Pair]:
     for run in runs:
         setting = (PAIRS.get(run["row"], ""), *(run[key] for key in SAME), others(run))
         unguided = base.get(setting, {})
-        if run.seed not in unguided or run.guide is None or "stop" in run["changes"]:
+        opened = any(key in run["changes"] for key in OPENED)
+        if run.seed not in unguided or run.guide is None or opened:
             continue
         own = unguided[run.seed]
         rest = [other for seed, other in unguided.items() if seed != run.seed]

@@ -6,10 +6,11 @@ From the records, which ``benchmarks/guidance_runs.py`` makes. Runs that are lef
 """
 
 from camvid_guidance import PAGE
-from guidance_runs import STUDY
+from guidance_runs import STUDIES
 from records import Run, read
 from study_page import NAMES, main_table, power, put, summaries, table
 
+STUDY = STUDIES["nyuv2"].name
 GROUPS = (
     "main",
     "small",
