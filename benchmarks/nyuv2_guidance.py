@@ -5,18 +5,32 @@
 From the records, which ``benchmarks/guidance_runs.py`` makes. Runs that are left are not in the tables.
 """
 
-from camvid_guidance import PAGE
+from collections.abc import Iterable
+
+from camvid_guidance import PAGE, PICTURES
 from guidance_runs import STUDIES
 from records import Run, read
-from study_page import NAMES, main_table, power, put, summaries, table
+from study_page import (
+    NAMES,
+    ROW_NAMES,
+    Summary,
+    class_table,
+    draw_seeds,
+    guide_class_table,
+    main_table,
+    power,
+    put,
+    summaries,
+    table,
+)
 
 STUDY = STUDIES["nyuv2"].name
-GROUPS = (
-    "main",
-    "small",
-    "twice",
-    "random",
-)  # of the plan: their rows are compared with one another
+GROUPS = {  # of the plan: their rows are compared with one another
+    "main": "the backbone at the heads' rate",
+    "small": "the backbone at a tenth of it",
+    "twice": "twice the schedule",
+    "random": "random weights",
+}
 
 
 def group(runs: list[Run], name: str) -> list[Run]:
@@ -43,14 +57,26 @@ def rates(runs: list[Run]) -> str:
 def tables(runs: list[Run]) -> dict[str, str]:
     """Every table that has runs, by the name of its mark on the page."""
     found = {"nyuv2 rates": rates(group(runs, "rates-"))}
-    for name in GROUPS:
-        if rows := summaries(group(runs, f"{name}/"), NAMES):
-            found[f"nyuv2 {name}"] = main_table(rows, paper=name != "random")
+    for name, rows in compared(runs, NAMES).items():
+        found[f"nyuv2 {name}"] = main_table(rows, paper=name != "random")
+        found[f"nyuv2 {name} classes"] = class_table(rows)
+        if guided := [each for each in rows if each.row == "table3/full"]:
+            found[f"nyuv2 {name} guide classes"] = guide_class_table(*guided)
     return found
 
 
+def compared(runs: list[Run], rows: Iterable[str]) -> dict[str, list[Summary]]:
+    """The rows of each group, of those that have any."""
+    found = {name: summaries(group(runs, f"{name}/"), rows) for name in GROUPS}
+    return {name: rows for name, rows in found.items() if rows}
+
+
 def main() -> None:
-    PAGE.write_text(put(PAGE, tables(read(STUDY))), encoding="utf-8")
+    runs = read(STUDY)
+    PAGE.write_text(put(PAGE, tables(runs)), encoding="utf-8")
+    if found := compared(runs, ROW_NAMES):
+        titles = {GROUPS[name]: rows for name, rows in found.items()}
+        draw_seeds(titles, PICTURES / "nyuv2-guidance.png")
     print(f"written: {PAGE}")
 
 

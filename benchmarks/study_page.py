@@ -150,7 +150,7 @@ def class_table(rows: list[Summary]) -> str:
         [label, f"{value:.1f}", *(f"{change[label]:+.1f}" for change in changes)]
         for label, value in rows[0].classes().items()
     ]
-    names = [ROW_NAMES[each.row] for each in rows]
+    names = [NAMES[each.row] for each in rows]
     return table(["class", *names], "l" + "r" * len(names), lines)
 
 

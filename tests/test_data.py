@@ -352,3 +352,8 @@ def test_voc_colours_are_the_well_known_ones():
     known = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
     assert [voc_colour(i) for i in range(5)] == known
     assert voc_colour(20) == (0, 64, 128)
+
+
+def test_a_hidden_folder_is_no_split(folder):
+    (folder / "images/.ipynb_checkpoints").mkdir()
+    assert FolderData(folder).splits() == ["train", "val"]

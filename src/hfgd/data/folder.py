@@ -82,9 +82,10 @@ class FolderData:
         return _by_stem(self.root / "images" / split), _by_stem(self.root / "labels" / split)
 
     def splits(self) -> list[str]:
-        """The splits that have an image folder."""
+        """The splits that have an image folder; hidden folders are none, as hidden images are."""
         folder = self.root / "images"
-        return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+        found = folder.iterdir() if folder.is_dir() else ()
+        return sorted(p.name for p in found if p.is_dir() and not p.name.startswith("."))
 
 
 class FolderDataset:
