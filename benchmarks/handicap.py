@@ -21,7 +21,8 @@ from records import Run, read
 from study_page import plots, put, table
 
 PAIRS = {"table3/guidance": "table3/none", "table3/full": "table3/aa"}
-GUIDANCE = ("model.guidance", "loss.guide")  # keys that an unguided run ignores
+# keys that an unguided run ignores, or any run
+IGNORED = ("model.guidance", "loss.guide", "train.validate_every")
 SAME = "study data backbone backbone_lr start rate iterations batch crop width".split()
 STARTS = {"ImageNet weights": lambda run: run["start"] != "false"}
 STARTS |= {"random weights": lambda run: run["start"] == "false"}
@@ -43,7 +44,7 @@ class Pair:
 
 def others(run: Run) -> str:
     """What is changed beside guidance itself."""
-    return " ".join(c for c in run["changes"].split() if not c.startswith(GUIDANCE))
+    return " ".join(c for c in run["changes"].split() if not c.startswith(IGNORED))
 
 
 def pairs(runs: list[Run]) -> list[Pair]:
