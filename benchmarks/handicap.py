@@ -28,6 +28,7 @@ STARTS = {"ImageNet weights": lambda run: run["start"] != "false"}
 STARTS |= {"random weights": lambda run: run["start"] == "false"}
 PARTS = {"all": lambda run: True, **STARTS}
 OPENED = ("stop_features", "stop_tokens", "leak")
+MARKERS = {"camvid-guidance": "o", "nyuv2-guidance": "^"}
 RESAMPLES = 1000  # of the bootstrap
 
 
@@ -135,9 +136,16 @@ def draw(found: list[Pair]) -> None:
     for axis, points, title in zip(
         axes, (of_run, of_classes), ("a run", "a class of a run"), strict=True
     ):
+        size = 5 if points is of_run else 3
         for i, (name, chosen) in enumerate(STARTS.items()):
-            x, y = np.array([p for pair in found if chosen(pair.guided) for p in points(pair)]).T
-            axis.plot(x, y, "o", alpha=0.5, markersize=5 if points is of_run else 3, label=name)
+            part = [pair for pair in found if chosen(pair.guided)]
+            for study, marker in MARKERS.items():
+                mine = [p for pair in part if pair.guided["study"] == study for p in points(pair)]
+                if mine:
+                    x, y = np.array(mine).T
+                    label = f"{study.removesuffix('-guidance')}, {name}"
+                    axis.plot(x, y, marker, color=f"C{i}", alpha=0.5, markersize=size, label=label)
+            x, y = np.array([p for pair in part for p in points(pair)]).T
             slope, intercept, _ = fitted(list(zip(x, y, strict=True)))
             ends = np.array([x.min(), x.max()])
             axis.plot(ends, slope * ends + intercept, color=f"C{i}")
@@ -153,7 +161,7 @@ def draw(found: list[Pair]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("studies", nargs="*", default=["camvid-guidance"])
+    parser.add_argument("studies", nargs="*", default=list(MARKERS))
     found = pairs([run for study in parser.parse_args().studies for run in read(study)])
     PAGE.write_text(put(PAGE, {"handicap": fits(found)}), encoding="utf-8")
     draw(found)

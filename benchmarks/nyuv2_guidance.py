@@ -16,7 +16,6 @@ from study_page import (
     Summary,
     class_table,
     draw_seeds,
-    guide_class_table,
     main_table,
     power,
     put,
@@ -59,9 +58,8 @@ def tables(runs: list[Run]) -> dict[str, str]:
     found = {"nyuv2 rates": rates(group(runs, "rates-"))}
     for name, rows in compared(runs, NAMES).items():
         found[f"nyuv2 {name}"] = main_table(rows, paper=name != "random")
-        found[f"nyuv2 {name} classes"] = class_table(rows)
-        if guided := [each for each in rows if each.row == "table3/full"]:
-            found[f"nyuv2 {name} guide classes"] = guide_class_table(*guided)
+        guided = next((each for each in rows if each.row == "table3/full"), None)
+        found[f"nyuv2 {name} classes"] = class_table(rows, guided)
     return found
 
 

@@ -143,14 +143,16 @@ def rate_table(runs: list[Run]) -> str:
     return table(["row", *map(power, rates)], "l" + "r" * len(rates), lines)
 
 
-def class_table(rows: list[Summary]) -> str:
-    """The baseline's IoU, and the differences of the others to it."""
+def class_table(rows: list[Summary], guide: Summary | None = None) -> str:
+    """The baseline's IoU, and the differences of the others to it; last, what a row's guide reaches."""
     changes = [each.changes(rows[0]) for each in rows[1:]]
+    reached = guide.classes(branch="guide") if guide else {}
     lines = [
         [label, f"{value:.1f}", *(f"{change[label]:+.1f}" for change in changes)]
+        + ([f"{reached[label]:.1f}"] if guide else [])
         for label, value in rows[0].classes().items()
     ]
-    names = [NAMES[each.row] for each in rows]
+    names = [NAMES[each.row] for each in rows] + (["guide"] if guide else [])
     return table(["class", *names], "l" + "r" * len(names), lines)
 
 
