@@ -21,7 +21,7 @@ from records import Run, read
 from study_page import plots, put, table
 
 PAIRS = {"table3/guidance": "table3/none", "table3/full": "table3/aa"}
-# keys that an unguided run ignores, or any run
+# keys that do nothing to an unguided run; when a run is validated does nothing to any
 IGNORED = ("model.guidance", "loss.guide", "train.validate_every")
 SAME = "study data backbone backbone_lr start rate iterations batch crop width".split()
 STARTS = {"ImageNet weights": lambda run: run["start"] != "false"}
