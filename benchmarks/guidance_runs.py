@@ -242,6 +242,8 @@ def run(given: argparse.Namespace) -> None:
 
 def scale(source: Path, out: Path) -> None:
     """The data folder with every frame at SIZE; labels by the nearest pixel."""
+    if not (source / "data.yaml").is_file():
+        raise HfgdError(f"'{source}' is no data folder: it has no data.yaml; give that of NYUv2.")
     for path in sorted(source.rglob("*.[jp][pn]g")):
         image = Image.open(path)
         label = path.relative_to(source).parts[0] == "labels"
@@ -266,15 +268,18 @@ def main() -> None:
     running.add_argument("--weights", required=True, help="the backbone's, as safetensors")
     running.add_argument("--out", type=Path, required=True, help="where the runs go")
     given = parser.parse_args()
-    if given.command == "scale":
-        scale(given.source, given.out)
-    elif given.command == "list":
-        study = STUDIES[given.study]
-        done = recorded(study)
-        for name, _, _ in study.plan():
-            print("done" if name in done else "left", name)
-    else:
-        run(given)
+    try:
+        if given.command == "scale":
+            scale(given.source, given.out)
+        elif given.command == "list":
+            study = STUDIES[given.study]
+            done = recorded(study)
+            for name, _, _ in study.plan():
+                print("done" if name in done else "left", name)
+        else:
+            run(given)
+    except HfgdError as error:  # a mistake, or a run that was stopped and has saved what it has
+        parser.exit(error.exit_code, f"{error}\n")
 
 
 if __name__ == "__main__":
