@@ -7,6 +7,7 @@ How to run a row again stands at the end of the page.
 
 from pathlib import Path
 
+from guidance_runs import FULL, LEAKS
 from records import Run, read
 from study_page import (
     BASELINE,
@@ -17,6 +18,7 @@ from study_page import (
     draw_classes,
     draw_seeds,
     guide_class_table,
+    leak_table,
     main_table,
     put,
     rate_table,
@@ -89,6 +91,16 @@ def variant_table(runs: list[Run]) -> str:
     return table([*head.split("|"), *SMALL], "ll" + "r" * (5 + len(SMALL)), lines)
 
 
+def leaks(runs: list[Run]) -> dict[str, Summary]:
+    """Full HFGM by its ``guidance.leak``, of those that were run."""
+    found = {}
+    for leak in LEAKS:
+        changed = STANDARD | {"changes": f"model.guidance.leak={leak:g}"}
+        if chosen := select(runs, start=STARTS["pretrained"], row=FULL, rate="0.001", **changed):
+            found[f"{leak:g}"] = Summary(FULL, chosen)
+    return found
+
+
 def tables(runs: list[Run]) -> dict[str, str]:
     """Every table of the page, by the name of its mark."""
     found = {"variants": variant_table(runs)}
@@ -98,7 +110,10 @@ def tables(runs: list[Run]) -> dict[str, str]:
     slow = select(runs, start=STARTS["pretrained"], **STANDARD | {"backbone_lr": "0.1"})
     if slow:
         found["factor"] = main_table(summaries(slow))
-    for name, rows in main_rows(runs).items():
+    main = main_rows(runs)
+    if leaked := leaks(runs):
+        found["leak"] = leak_table(main["pretrained"], leaked)
+    for name, rows in main.items():
         guided = next(each for each in rows if each.row == "table3/full")
         # the paper has no such rows from random weights
         found[name] = main_table(rows, paper=name != "random")
