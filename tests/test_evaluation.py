@@ -126,6 +126,11 @@ def test_report_says_percent_to_people_and_fractions_to_programs(tmp_path):
     assert "Absent" in text
 
 
+def test_a_class_name_stays_in_its_cell():
+    scores = Scores(ClassSet.of(["a|b", "c"]), np.array([[1, 0], [0, 1]]))
+    assert "| a\\|b | 100.00 |" in Report("model", "data/val", 1, scores).markdown()
+
+
 def test_pictures_are_drawn(tmp_path):
     dataset = ScenesDataset("val", 4, size=(48, 64))
     model = toy(9)

@@ -17,6 +17,7 @@ import yaml
 
 from hfgd.checkpoint import WEIGHTS, model_folder, read_config
 from hfgd.errors import HfgdError
+from hfgd.evaluation.report import cell
 from hfgd.hub import is_hub
 from hfgd.inference.protocol import Protocol
 from hfgd.model.backbones.timm_net import licence_in_words
@@ -193,7 +194,7 @@ def _scores(config: ModelConfig, reports: list[Scored]) -> str:
     for report in reports:
         content = report.content
         means = " | ".join(_percent(content.get(name)) for name in MEANS)
-        text += f"| {_cell(report.data)} | {content['images']} | {means} | {report.day} |\n"
+        text += f"| {cell(report.data)} | {content['images']} | {means} | {report.day} |\n"
         branch = content.get("branch", config.branch)
         precision = public(content.get("precision", "not told"))
         notes.append(
@@ -208,7 +209,7 @@ def _classes(config: ModelConfig, reports: list[Scored]) -> str:
     text = "## Classes\n\n| index | class | colour | IoU |\n| ---: | --- | --- | ---: |\n"
     for index, (name, rgb) in enumerate(zip(config.classes, config.palette, strict=True)):
         colour = "#{:02x}{:02x}{:02x}".format(*rgb)
-        text += f"| {index} | {_cell(name)} | {colour} | {_percent(ious.get(name))} |\n"
+        text += f"| {index} | {cell(name)} | {colour} | {_percent(ious.get(name))} |\n"
     return f"{text}\nIoU on {reports[0].data}, in percent.\n" if reports else text
 
 
@@ -298,7 +299,3 @@ def _is_number(value: object) -> bool:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None or not _is_number(value) else f"{100 * value:.2f}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -17,7 +17,7 @@ from hfgd.errors import HfgdError
 from hfgd.evaluation.page.sections import Table
 from hfgd.evaluation.pictures import panel_row
 from hfgd.evaluation.plots import panels
-from hfgd.evaluation.report import percent
+from hfgd.evaluation.report import cell, percent
 from hfgd.evaluation.report_gallery import Shown
 from hfgd.evaluation.report_page import comparison_page, run_folder_of
 from hfgd.evaluation.run import What, scored
@@ -198,12 +198,12 @@ def _markdown(
     for title, rows in found.items():
         lines += [
             "",
-            f"| IoU, percent | {first} | {title} | difference | interval |",
+            f"| IoU, percent | {cell(first)} | {cell(title)} | difference | interval |",
             "| --- | ---: | ---: | ---: | ---: |",
         ]
         for row in rows:
             interval = "–" if np.isnan(row.low) else f"{row.low:+.2f} … {row.high:+.2f}"
             points = "–" if np.isnan(row.points) else f"{row.points:+.2f}"
             values = f"{percent(row.first)} | {percent(row.second)}"
-            lines.append(f"| {row.name} | {values} | {points} | {interval} |")
+            lines.append(f"| {cell(row.name)} | {values} | {points} | {interval} |")
     return "\n".join(lines) + "\n"

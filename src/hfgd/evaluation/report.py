@@ -79,7 +79,7 @@ class Report:
         scores = self.scores
         facts = "".join(f"- {key}: {value}\n" for key, value in self.facts.items())
         means = " · ".join(f"**{k} {percent(v)}**" for k, v in scores.all_means().items())
-        rows = "".join(f"| {' | '.join(row)} |\n" for row in self._rows())
+        rows = "".join(f"| {' | '.join(map(cell, row))} |\n" for row in self._rows())
         absent = (
             f"\nAbsent from labels and predictions, in no mean: {', '.join(scores.absent)}.\n"
             if scores.absent
@@ -174,6 +174,11 @@ def worst_images(scores: Scores, count: int) -> list[tuple[str, float]]:
 def percent(value: float | None) -> str:
     """A fraction as percent with two decimals; '–' where there is none."""
     return "–" if value is None or math.isnan(value) else f"{100 * value:.2f}"
+
+
+def cell(text: str) -> str:
+    """A text as it stands in a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _plain(value: float) -> float | None:
