@@ -127,11 +127,11 @@ def nyuv2() -> list[Cell]:
     for seed in range(3):
         found += [cell("main", row, seed) for row in OTHERS]
         found += [
-            cell("random", row, seed, model__backbone__pretrained=False, optim__backbone_lr=1.0)
-            for row in (NONE, FULL, GUIDANCE)
+            cell("small", row, seed, optim__backbone_lr=SMALL) for row in (NONE, FULL, GUIDANCE)
         ]
         found += [
-            cell("small", row, seed, optim__backbone_lr=SMALL) for row in (NONE, FULL, GUIDANCE)
+            cell("random", row, seed, model__backbone__pretrained=False, optim__backbone_lr=1.0)
+            for row in (NONE, FULL, GUIDANCE)
         ]
         found += [cell(f"leak{leak:g}", FULL, seed, model__guidance__leak=leak) for leak in LEAKS]
         if seed:  # the first is above
