@@ -120,6 +120,8 @@ def fits(found: list[Pair]) -> str:
             for how in ("its own", "of other seeds"):
                 used = part if how == "its own" else [p.apart for p in part if p.apart]
                 everything = [point for pair in used for point in points(pair)]
+                if len(everything) < 3:  # a line through two points explains nothing
+                    continue
                 slope, intercept, explained = fitted(everything)
                 low, high = interval(used, points)
                 zero = f"{-intercept / slope:+.1f}" if low > 0 else "–"
@@ -139,6 +141,8 @@ def draw(found: list[Pair]) -> None:
         size = 5 if points is of_run else 3
         for i, (name, chosen) in enumerate(STARTS.items()):
             part = [pair for pair in found if chosen(pair.guided)]
+            if not part:
+                continue
             for study, marker in MARKERS.items():
                 mine = [p for pair in part if pair.guided["study"] == study for p in points(pair)]
                 if mine:
