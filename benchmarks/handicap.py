@@ -7,7 +7,7 @@ A pair is two runs that differ in guidance alone (``table3/none`` and ``guidance
 answer's. Gain: the guided answer's less the unguided answer's. Both have the unguided answer in them,
 so its own luck moves them together; therefore each fit is made again with the handicap against the
 unguided answers of the other seeds. Writes the table between its marks of
-docs/results/guidance.md, and a picture.
+docs/results/guidance.md, and a picture; of some studies alone it prints the table.
 """
 
 import argparse
@@ -141,8 +141,6 @@ def draw(found: list[Pair]) -> None:
         size = 5 if points is of_run else 3
         for i, (name, chosen) in enumerate(STARTS.items()):
             part = [pair for pair in found if chosen(pair.guided)]
-            if not part:
-                continue
             for study, marker in MARKERS.items():
                 mine = [p for pair in part if pair.guided["study"] == study for p in points(pair)]
                 if mine:
@@ -165,8 +163,14 @@ def draw(found: list[Pair]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("studies", nargs="*", default=list(MARKERS))
-    found = pairs([run for study in parser.parse_args().studies for run in read(study)])
+    parser.add_argument("studies", nargs="*", help=f"of {', '.join(MARKERS)}; all by default")
+    given = parser.parse_args()
+    if unknown := set(given.studies) - set(MARKERS):
+        parser.error(f"there is no study '{min(unknown)}'; known: {', '.join(MARKERS)}.")
+    found = pairs([run for study in given.studies or MARKERS for run in read(study)])
+    if given.studies:  # the page is of all
+        print(fits(found))
+        return
     PAGE.write_text(put(PAGE, {"handicap": fits(found)}), encoding="utf-8")
     draw(found)
     print(f"written: {PAGE}")
