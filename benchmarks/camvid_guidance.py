@@ -45,6 +45,7 @@ VARIANTS = {
     "1840 iterations": LONG,
     "crops of 161×225": {"crop": "[161,225]"},
 }
+FP32 = "train.precision=32-true"  # what the first study's runs were not, and the later ones are
 SMALL = ("pole", "sign", "fence", "pedestrian", "bicyclist")  # a coarse guide cannot see them
 TITLES = {
     "pretrained": "ImageNet weights",
@@ -95,7 +96,7 @@ def leaks(runs: list[Run]) -> dict[str, Summary]:
     """Full HFGM by its ``guidance.leak``, of those that were run."""
     found = {}
     for leak in LEAKS:
-        changed = STANDARD | {"changes": f"model.guidance.leak={leak:g}"}
+        changed = STANDARD | {"changes": f"model.guidance.leak={leak:g} {FP32}"}
         if chosen := select(runs, start=STARTS["pretrained"], row=FULL, rate="0.001", **changed):
             found[f"{leak:g}"] = Summary(FULL, chosen)
     return found
@@ -106,10 +107,10 @@ def tables(runs: list[Run]) -> dict[str, str]:
     found = {"variants": variant_table(runs)}
     for start, cell in STARTS.items():
         found[f"{start} rates"] = rate_table(select(runs, start=cell, **STANDARD))
-    # the backbone at a tenth of the heads' rate
-    slow = select(runs, start=STARTS["pretrained"], **STANDARD | {"backbone_lr": "0.1"})
-    if slow:
-        found["factor"] = main_table(summaries(slow))
+    for name, factor in (("fp32", "1.0"), ("factor", "0.1")):  # of the backbone's rate
+        changed = STANDARD | {"backbone_lr": factor, "changes": FP32}
+        if chosen := summaries(select(runs, start=STARTS["pretrained"], **changed)):
+            found[name] = main_table(chosen)
     main = main_rows(runs)
     if leaked := leaks(runs):
         found["leak"] = leak_table(main["pretrained"], leaked)

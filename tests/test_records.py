@@ -65,11 +65,13 @@ def test_the_leaks_table_compares_by_seed(study, records):
     table = study.tables(runs)["pretrained" if "camvid" in study.STUDY else "nyuv2 main"]
     full = next(line for line in table.splitlines() if line.startswith("| full |"))
     gain = full.split("|")[6].strip()
+    changes = "model.guidance.leak=0.1"
+    changes += f" {study.FP32}" if "camvid" in study.STUDY else ""
     leaked = []
     for run in runs:
         if run["run"].startswith(("main/table3-full/", "pretrained-lr1e-3/table3-full/")):
             name = run["run"].replace("main/", "leak0.1/")
-            cells = {**run.cells, "run": name, "changes": "model.guidance.leak=0.1"}
+            cells = {**run.cells, "run": name, "changes": changes}
             leaked.append(dataclasses.replace(run, cells=cells))
     found = study.tables(runs + leaked)
     lines = found["leak" if "camvid" in study.STUDY else "nyuv2 leak"].splitlines()
