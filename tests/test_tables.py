@@ -1,6 +1,8 @@
 """Every row of the paper: a recipe, a number, and a run at toy size."""
 
 import json
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -194,6 +196,14 @@ def test_ablate_writes_one_table_and_resumes(tmp_path, capsys):
     assert report.is_file()
     with pytest.raises(HfgdError, match=r"another recipe: train\.iterations is 2 there and 3 here"):
         ablate(names, small | {"train.iterations": 3}, tmp_path, as_toy=True)
+
+
+def test_a_run_without_a_score_is_named_and_not_in_the_table(tmp_path, monkeypatch):
+    report = SimpleNamespace(scores=SimpleNamespace(miou=math.nan))
+    monkeypatch.setattr("hfgd.ablate.fit", lambda *_: SimpleNamespace(report=report))
+    with pytest.raises(HfgdError, match=r"'.*table3-none/seed0/report.json' has no mIoU"):
+        ablate(["table3/none"], {}, tmp_path, as_toy=True)
+    assert not (tmp_path / "ablation.json").exists()
 
 
 def test_the_table_shows_mean_and_spread():

@@ -1,6 +1,7 @@
 """``hfgd ablate``: all rows of a table on any data, over seeds, resumable row by row."""
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -83,13 +84,17 @@ def _run(row: Row, changes: Mapping[str, Any], out: Path, seed: int, as_toy: boo
     report = folder / "report.json"
     if not report.is_file():
         resume = (folder / "recipe.yaml").is_file()
-        return fit(recipe, folder, resume).report.scores.miou
-    RunFolder(folder).resume(recipe)  # refuses a run of other settings
-    miou = json.loads(report.read_text(encoding="utf-8"))["mIoU"]
-    if miou is None:
-        raise HfgdError(f"'{report}' has no mIoU; delete '{folder}' to run the row again.")
-    say(f"done before: mIoU {100 * miou:.2f}")
-    return float(miou)
+        miou = fit(recipe, folder, resume).report.scores.miou
+    else:
+        RunFolder(folder).resume(recipe)  # refuses a run of other settings
+        found = json.loads(report.read_text(encoding="utf-8"))["mIoU"]
+        miou = math.nan if found is None else float(found)
+        say(f"done before: mIoU {100 * miou:.2f}")
+    if math.isnan(miou):  # which JSON does not have, and no table needs
+        raise HfgdError(
+            f"'{report}' has no mIoU, as no class was in the labels; delete '{folder}' to run it again."
+        )
+    return miou
 
 
 def _write(results: list[RowResult], out: Path, changes: Mapping[str, Any]) -> None:
