@@ -22,8 +22,10 @@ from hfgd.errors import HfgdError
 from hfgd.export import check
 from hfgd.export import onnx as exporter
 from hfgd.export.facts import Facts
+from hfgd.export.int8 import Calibration
 from hfgd.export.runtime import ExportedModel, read_facts
 from hfgd.export.whole import Whole
+from hfgd.export.write import export_model
 from hfgd.geometry import Frame, Grid
 from hfgd.inference.networks import NetworkLabeller
 from hfgd.inference.open import How, open_labeller
@@ -306,10 +308,21 @@ def test_without_onnxruntime(exported, monkeypatch):
         ExportedModel(exported[0] / "model.onnx")
 
 
-def test_exporting_without_its_packages(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnx" else name)
-    with pytest.raises(HfgdError, match=r"exporting needs onnx; pip install 'hfgd\[export\]'"):
-        toy().export("model.onnx")
+@pytest.mark.parametrize(
+    ("lacking", "file", "extra"),
+    [("onnx", "model.onnx", "export"), ("openvino", "model.xml", "openvino"),
+     ("nncf", "model.onnx", "openvino")],
+)  # fmt: skip
+def test_exporting_without_its_packages(monkeypatch, capsys, tmp_path, lacking, file, extra):
+    """Named at once, not after minutes of tracing."""
+    monkeypatch.setattr(
+        "hfgd.export.write.find_spec", lambda name: None if name == lacking else name
+    )
+    int8 = Calibration("noise", []) if lacking == "nncf" else None
+    with pytest.raises(HfgdError, match=rf"exporting needs {lacking}; pip .*'hfgd\[{extra}\]'"):
+        export_model(toy(), tmp_path / "new" / file, int8=int8)
+    assert capsys.readouterr() == ("", "")
+    assert not (tmp_path / "new").exists()
 
 
 def test_facts_round_trip():

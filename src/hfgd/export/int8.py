@@ -19,7 +19,7 @@ from hfgd.data.open import open_dataset
 from hfgd.errors import HfgdError
 from hfgd.export.check import Checked
 from hfgd.export.facts import Facts
-from hfgd.export.onnx import quiet, require
+from hfgd.export.onnx import quiet
 from hfgd.export.sessions import open_session, run
 from hfgd.export.whole import Whole
 from hfgd.progress import Progress
@@ -55,8 +55,7 @@ class Calibration(NamedTuple):
 
 def quantised(path: Path, facts: Facts, calibration: Calibration) -> None:
     """Put an 8-bit file in the place of an fp32 one; for ONNX, nodes of QuantizeLinear and
-    DequantizeLinear ("QDQ") around what is 8-bit. Raises HfgdError where nncf is missing."""
-    require("nncf", extra="openvino")
+    DequantizeLinear ("QDQ") around what is 8-bit."""
     target = path.with_name(f"int8-{path.name}")
     if path.suffix == ".onnx":
         import onnx

@@ -48,7 +48,6 @@ def put_onnx(path: Path, properties: Mapping[str, str]) -> None:
 
 def traced(whole: Whole, size: Size | None, name: str) -> Any:
     """The ONNX program; raises HfgdError, naming the model's parts, where it cannot be made."""
-    require("onnx", "onnxscript", "onnxruntime", extra="export")
     axes = None if size else ({0: "batch", 2: "height", 3: "width"},)
     image = whole.as_input(noise(size or TRACED, count=1 if size else 2))
     try:
@@ -74,15 +73,6 @@ def _nodes(model: Any) -> Iterator[Any]:
     yield from model.graph.all_nodes()
     for function in model.functions.values():
         yield from function.all_nodes()
-
-
-def require(*packages: str, extra: str) -> None:
-    """Raise HfgdError where one of these packages is not installed."""
-    from importlib.util import find_spec
-
-    lacking = [name for name in packages if find_spec(name) is None]
-    if lacking:
-        raise HfgdError(f"exporting needs {', '.join(lacking)}; pip install 'hfgd[{extra}]'.")
 
 
 def cannot(name: str, what: str, error: BaseException) -> HfgdError:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from hfgd.export.onnx import require, write_onnx
+from hfgd.export.onnx import write_onnx
 from hfgd.export.sessions.openvino import INFO
 from hfgd.export.whole import Whole
 from hfgd.geometry import Size
@@ -14,7 +14,6 @@ def write_openvino(
     whole: Whole, size: Size | None, name: str, logits: bool, full: Path, final: Path
 ) -> None:
     """Write ``full`` and ``final`` as ``write_onnx`` does; each is two files, .xml and .bin."""
-    require("openvino", "onnx", "onnxscript", "onnxruntime", extra="openvino")
     import openvino
 
     files = {path: path.with_suffix(".onnx") for path in (full, final)}

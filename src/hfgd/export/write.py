@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -29,15 +30,19 @@ from hfgd.progress import say
 
 
 class Format(NamedTuple):
-    """How a kind of file is written: the network's two files, and what the file says of itself."""
+    """How a kind of file is written: the network's two files, and what the file says of itself; and
+    the packages that it needs, of an extra."""
 
     write: Callable[[Whole, Size | None, str, bool, Path, Path], None]
     put: Callable[[Path, Mapping[str, str]], None]
+    needs: tuple[str, ...] = ()
+    extra: str = "export"
 
 
+ONNX = ("onnx", "onnxscript", "onnxruntime")
 FORMATS = {  # by suffix; a new one is its file, its session, and one line
-    ".onnx": Format(write_onnx, put_onnx),
-    ".xml": Format(write_openvino, put_openvino),
+    ".onnx": Format(write_onnx, put_onnx, ONNX),
+    ".xml": Format(write_openvino, put_openvino, ("openvino", *ONNX), "openvino"),
     ".pt2": Format(write_pt2, put_pt2),
 }
 
@@ -72,6 +77,9 @@ def export_model(
         )
     if int8 is not None and path.suffix == ".pt2":
         raise HfgdError("--int8 is for ONNX and OpenVINO files; pt2 holds fp32 numbers.")
+    _require(*FORMATS[path.suffix].needs, extra=FORMATS[path.suffix].extra)
+    if int8 is not None:
+        _require("nncf", extra="openvino")
     config = describe(network)
     whole = Whole(network, config.branch, input)
     say("export: tracing the network, which takes a while")
@@ -83,6 +91,13 @@ def export_model(
         if new_folder:
             path.parent.rmdir()
         raise
+
+
+def _require(*packages: str, extra: str) -> None:
+    """Raise HfgdError where one of these packages is not installed."""
+    lacking = [name for name in packages if find_spec(name) is None]
+    if lacking:
+        raise HfgdError(f"exporting needs {', '.join(lacking)}; pip install 'hfgd[{extra}]'.")
 
 
 def _written(
