@@ -7,7 +7,6 @@ How to run a row again stands at the end of the page.
 
 from pathlib import Path
 
-from guidance_runs import FULL, LEAKS
 from records import Run, read
 from study_page import (
     BASELINE,
@@ -18,7 +17,6 @@ from study_page import (
     draw_classes,
     draw_seeds,
     guide_class_table,
-    leak_table,
     main_table,
     put,
     rate_table,
@@ -92,16 +90,6 @@ def variant_table(runs: list[Run]) -> str:
     return table([*head.split("|"), *SMALL], "ll" + "r" * (5 + len(SMALL)), lines)
 
 
-def leaks(runs: list[Run]) -> dict[str, Summary]:
-    """Full HFGM by its ``guidance.leak``, of those that were run."""
-    found = {}
-    for leak in LEAKS:
-        changed = STANDARD | {"changes": f"model.guidance.leak={leak:g} {FP32}"}
-        if chosen := select(runs, start=STARTS["pretrained"], row=FULL, rate="0.001", **changed):
-            found[f"{leak:g}"] = Summary(FULL, chosen)
-    return found
-
-
 def tables(runs: list[Run]) -> dict[str, str]:
     """Every table of the page, by the name of its mark."""
     found = {"variants": variant_table(runs)}
@@ -112,8 +100,6 @@ def tables(runs: list[Run]) -> dict[str, str]:
         if chosen := summaries(select(runs, start=STARTS["pretrained"], **changed)):
             found[name] = main_table(chosen)
     main = main_rows(runs)
-    if leaked := leaks(runs):
-        found["leak"] = leak_table(main["pretrained"], leaked)
     for name, rows in main.items():
         guided = next(each for each in rows if each.row == "table3/full")
         # the paper has no such rows from random weights

@@ -5,8 +5,8 @@
     python benchmarks/guidance_runs.py run STUDY --data DATA --weights FILE --out RUNS
 
 STUDY: ``nyuv2`` (DATA: OUT; FILE: tf_efficientnet_lite0) or ``camvid`` (DATA: camvid:FOLDER; FILE:
-mobilenetv2_100; of its runs only those with a rate of the backbone's own or a leak, and in fp32, which
-every CPU can). One core a process; several share RUNS, and each takes the first run that nobody has. An
+mobilenetv2_100; of its runs only those with a rate of the backbone's own, and in fp32, which every CPU
+can). One core a process; several share RUNS, and each takes the first run that nobody has. An
 interrupted run goes on where its last checkpoint is. Everything is in the records
 (``benchmarks/records.py``) as soon as it is done, so that RUNS may be lost between two runs.
 """
@@ -73,7 +73,6 @@ OTHERS = (
 )
 # the baseline's best by the rate runs, as far as they have come; SMALL keeps the pre-trained features
 RATE, FACTOR, SMALL = 1e-3, 1.0, 0.1
-LEAKS = (0.03, 0.1, 0.3)
 
 
 @dataclass(frozen=True)
@@ -116,46 +115,51 @@ def rates(*rows: str) -> Iterator[Cell]:
 
 
 def nyuv2() -> list[Cell]:
-    """Rates and the claim first; then every other question, seed by seed."""
+    """Rates and the claim first; then the first seed of every other question, then its other seeds."""
     claim = [(seed, row) for seed in range(3) for row in (NONE, FULL)]
     found = [*rates(NONE), *(cell("main", row, seed) for seed, row in claim[:4])]
     # whether it is only faster at first is the next question
-    found += [cell("twice", row, train__iterations=2 * SCHEDULE) for row in (FULL, NONE)]
+    found += twice(0)
     found += [cell("main", row, seed) for seed, row in claim[4:]]
     found += [cell("main", GUIDANCE, seed) for seed in range(3)]
-    for seed in range(3):
-        found += [cell("main", row, seed) for row in OTHERS]
-        found += [
-            cell("small", row, seed, optim__backbone_lr=SMALL) for row in (NONE, FULL, GUIDANCE)
-        ]
-        found += [
-            cell("random", row, seed, model__backbone__pretrained=False, optim__backbone_lr=1.0)
-            for row in (NONE, FULL, GUIDANCE)
-        ]
-        found += [cell(f"leak{leak:g}", FULL, seed, model__guidance__leak=leak) for leak in LEAKS]
-        if seed:  # the first is above
-            found += [
-                cell("twice", row, seed, train__iterations=2 * SCHEDULE) for row in (NONE, FULL)
-            ]
-        else:
-            found += rates(FCN)
+    found += [*others(0), *small(0), *random(0), *rates(FCN)]
+    for part in (others, small, twice, random):
+        found += [*part(1), *part(2)]
     return found
+
+
+def others(seed: int) -> list[Cell]:
+    """The claim's other rows."""
+    return [cell("main", row, seed) for row in OTHERS]
+
+
+def small(seed: int) -> list[Cell]:
+    """With the pre-trained features kept."""
+    return [cell("small", row, seed, optim__backbone_lr=SMALL) for row in (NONE, FULL, GUIDANCE)]
+
+
+def random(seed: int) -> list[Cell]:
+    """With no pre-trained features."""
+    keys = {"model__backbone__pretrained": False, "optim__backbone_lr": 1.0}
+    return [cell("random", row, seed, **keys) for row in (NONE, FULL, GUIDANCE)]
+
+
+def twice(seed: int) -> list[Cell]:
+    """On twice the schedule."""
+    return [cell("twice", row, seed, train__iterations=2 * SCHEDULE) for row in (FULL, NONE)]
 
 
 def camvid() -> list[Cell]:
-    """Rows of the first study with the backbone at a tenth of the heads' rate, a seed at a time; two of
-    its own once more, since it was run in bf16; then the leak."""
-    keys = {"train__iterations": 920, "optim__lr": 1e-3, "optim__backbone_lr": SMALL}
+    """Rows of the first study with the backbone at a tenth of the heads' rate; then two of its own once
+    more, since it was run in bf16."""
+    keys = {"train__iterations": 920, "optim__lr": 1e-3}
     rows = (NONE, FULL, GUIDANCE, OPEN)
-    found = [cell(f"factor{SMALL:g}", row, seed, **keys) for seed in range(3) for row in rows]
-    keys["optim__backbone_lr"] = 1.0
-    found[len(rows) : len(rows)] = [cell("fp32", row, **keys) for row in (NONE, FULL)]
-    found += [
-        cell(f"leak{leak:g}", FULL, seed, model__guidance__leak=leak, **keys)
-        for seed in range(3)
-        for leak in LEAKS
+    found = [(f"factor{SMALL:g}", row, seed, SMALL) for seed in range(3) for row in rows]
+    found += [("fp32", row, 0, 1.0) for row in (NONE, FULL)]
+    return [
+        cell(group, row, seed, optim__backbone_lr=factor, **keys)
+        for group, row, seed, factor in found
     ]
-    return found
 
 
 STUDIES = {

@@ -27,7 +27,7 @@ SAME = "study data backbone backbone_lr start rate iterations batch crop width".
 STARTS = {"ImageNet weights": lambda run: run["start"] != "false"}
 STARTS |= {"random weights": lambda run: run["start"] == "false"}
 PARTS = {"all": lambda run: True, **STARTS}
-OPENED = ("stop_features", "stop_tokens", "leak")
+OPENED = ("stop_features", "stop_tokens")
 MARKERS = {"camvid-guidance": "o", "nyuv2-guidance": "^"}
 RESAMPLES = 1000  # of the bootstrap
 

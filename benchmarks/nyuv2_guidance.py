@@ -8,7 +8,7 @@ From the records, which ``benchmarks/guidance_runs.py`` makes. Runs that are lef
 from collections.abc import Iterable
 
 from camvid_guidance import PAGE, PICTURES
-from guidance_runs import FULL, LEAKS, STUDIES
+from guidance_runs import STUDIES
 from records import Run, read
 from study_page import (
     NAMES,
@@ -16,7 +16,6 @@ from study_page import (
     Summary,
     class_table,
     draw_seeds,
-    leak_table,
     main_table,
     power,
     put,
@@ -61,16 +60,7 @@ def tables(runs: list[Run]) -> dict[str, str]:
         found[f"nyuv2 {name}"] = main_table(rows, paper=name != "random")
         guided = next((each for each in rows if each.row == "table3/full"), None)
         found[f"nyuv2 {name} classes"] = class_table(rows, guided)
-    found |= leaks(runs)
     return found
-
-
-def leaks(runs: list[Run]) -> dict[str, str]:
-    """The table of ``guidance.leak``, once there are such runs."""
-    leaked = {f"{leak:g}": group(runs, f"leak{leak:g}/") for leak in LEAKS}
-    found = {leak: Summary(FULL, chosen) for leak, chosen in leaked.items() if chosen}
-    rows = summaries(group(runs, "main/"))
-    return {"nyuv2 leak": leak_table(rows, found)} if found else {}
 
 
 def compared(runs: list[Run], rows: Iterable[str]) -> dict[str, list[Summary]]:

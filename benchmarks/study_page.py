@@ -143,30 +143,6 @@ def rate_table(runs: list[Run]) -> str:
     return table(["row", *map(power, rates)], "l" + "r" * len(rates), lines)
 
 
-def leak_table(rows: list[Summary], leaks: Mapping[str, Summary]) -> str:
-    """Full HFGM by the share of the fine loss's gradient that passes the feature stop."""
-    known = {each.row: each for each in rows}
-    base, full = known[BASELINE], known["table3/full"]
-    found = {"none": base, "full, λ = 0": full}
-    found |= {f"full, λ = {leak}": each for leak, each in leaks.items()}
-    if opened := known.get("section5.2/no_stop_gradient"):
-        found[NAMES[opened.row]] = opened
-    lines = [
-        [
-            name,
-            str(len(each.runs)),
-            spread(list(each.miou.values())),
-            " ".join(f"{value:.1f}" for value in each.miou.values()),
-            "" if each is base else each.differences(base),
-            "" if each in (base, full) else each.differences(full),
-            spread(each.guide) if each.guide else "",
-        ]
-        for name, each in found.items()
-    ]
-    head = "row|seeds|mIoU|every seed|Δ to none, by seed|Δ to λ = 0, by seed|guide mIoU"
-    return table(head.split("|"), "lrrlrrr", lines)
-
-
 def class_table(rows: list[Summary], guide: Summary | None = None) -> str:
     """The baseline's IoU, and the differences of the others to it; last, what a row's guide reaches."""
     changes = [each.changes(rows[0]) for each in rows[1:]]

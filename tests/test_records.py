@@ -59,27 +59,6 @@ def test_the_page_has_the_tables_of_its_records(study, records):
     assert put(study.PAGE, study.tables(changed)) != text
 
 
-def test_the_leaks_table_compares_by_seed(study, records):
-    """Full HFGM's own runs under another name: nothing changes against it, all against none."""
-    runs = records.read(study.STUDY)
-    table = study.tables(runs)["pretrained" if "camvid" in study.STUDY else "nyuv2 main"]
-    full = next(line for line in table.splitlines() if line.startswith("| full |"))
-    gain = full.split("|")[6].strip()
-    changes = "model.guidance.leak=0.1"
-    changes += f" {study.FP32}" if "camvid" in study.STUDY else ""
-    leaked = []
-    for run in runs:
-        if run["run"].startswith(("main/table3-full/", "pretrained-lr1e-3/table3-full/")):
-            name = run["run"].replace("main/", "leak0.1/")
-            cells = {**run.cells, "run": name, "changes": changes}
-            leaked.append(dataclasses.replace(run, cells=cells))
-    found = study.tables(runs + leaked)
-    lines = found["leak" if "camvid" in study.STUDY else "nyuv2 leak"].splitlines()
-    (line,) = [line for line in lines if line.startswith("| full, λ = 0.1 |")]
-    assert [cell.strip() for cell in line.split("|")[5:8]][:2] == [gain, "+0.00 ± 0.00"]
-    assert [line.split("|")[1].strip() for line in lines[2:4]] == ["none", "full, λ = 0"]
-
-
 def test_every_recorded_recipe_is_one(study, records):
     for run in records.read(study.STUDY):
         recipe = check_recipe(records.recipe(study.STUDY, run["run"]), run["run"])

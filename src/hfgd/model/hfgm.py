@@ -22,14 +22,12 @@ class Guidance:
     ``share_tokens``: the guiding branch classifies the high-level feature with the tokens.
     ``stop_tokens``: the fine loss does not reach the tokens.
     ``stop_features``: the fine loss does not reach backbone and encoder; all inputs of the
-    upsampler, the encoder's output included, are detached. ``leak``, which is not the paper's: the
-    share of its gradient, 0 to 1, that passes this stop all the same; 0 stops it whole.
+    upsampler, the encoder's output included, are detached.
     """
 
     share_tokens: bool = False
     stop_tokens: bool = False
     stop_features: bool = False
-    leak: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.share_tokens and (self.stop_tokens or self.stop_features):
@@ -37,13 +35,6 @@ class Guidance:
                 "guidance.stop_tokens and guidance.stop_features need guidance.share_tokens: "
                 "without a guiding branch nothing would train what they protect; "
                 "set share_tokens: true or leave all three false."
-            )
-        if not 0 <= self.leak <= 1:
-            raise HfgdError(f"guidance.leak is a share, 0 to 1, not {self.leak}.")
-        if self.leak and not self.stop_features:
-            raise HfgdError(
-                "guidance.leak lets a share of the gradient pass guidance.stop_features, which is "
-                "off; set it to true, or leave the leak out."
             )
 
 
@@ -85,8 +76,7 @@ class HFGM(nn.Module):
         """
         guide_logits = self.tokens(high) if guide and self.guidance.share_tokens else None
         if self.guidance.stop_features:
-            leak = self.guidance.leak
-            skips, high = [stopped(skip, leak) for skip in skips], stopped(high, leak)
+            skips, high = [skip.detach() for skip in skips], high.detach()
         fine = self.upsampler(skips, high)  # (B, D, H/s, W/s)
         if fine.ndim != 4 or fine.shape[1] != high.shape[1]:
             raise HfgdError(
@@ -97,9 +87,3 @@ class HFGM(nn.Module):
         if self.axial is not None:
             fine = fine + self.axial(fine)
         return self.tokens(fine, frozen=self.guidance.stop_tokens), guide_logits
-
-
-def stopped(x: Tensor, leak: float = 0.0) -> Tensor:
-    """``x`` itself, bit for bit; of its gradient only the share ``leak`` goes on."""
-    still = x.detach()
-    return still + leak * (x - still) if leak else still
