@@ -82,18 +82,20 @@ def _run(row: Row, changes: Mapping[str, Any], out: Path, seed: int, as_toy: boo
     folder = out / row.name.replace("/", "-") / f"seed{seed}"
     recipe = recipe.with_(**changes)
     report = folder / "report.json"
-    if not report.is_file():
-        resume = (folder / "recipe.yaml").is_file()
-        miou = fit(recipe, folder, resume).report.scores.miou
-    else:
+    before = report.is_file()
+    if before:
         RunFolder(folder).resume(recipe)  # refuses a run of other settings
         found = json.loads(report.read_text(encoding="utf-8"))["mIoU"]
         miou = math.nan if found is None else float(found)
-        say(f"done before: mIoU {100 * miou:.2f}")
+    else:
+        resume = (folder / "recipe.yaml").is_file()
+        miou = fit(recipe, folder, resume).report.scores.miou
     if math.isnan(miou):  # which JSON does not have, and no table needs
         raise HfgdError(
             f"'{report}' has no mIoU, as no class was in the labels; delete '{folder}' to run it again."
         )
+    if before:
+        say(f"done before: mIoU {100 * miou:.2f}")
     return miou
 
 

@@ -77,7 +77,8 @@ def export_model(
         )
     if int8 is not None and path.suffix == ".pt2":
         raise HfgdError("--int8 is for ONNX and OpenVINO files; pt2 holds fp32 numbers.")
-    _require(*FORMATS[path.suffix].needs, extra=FORMATS[path.suffix].extra)
+    format = FORMATS[path.suffix]
+    _require(*format.needs, extra=format.extra)
     if int8 is not None:
         _require("nncf", extra="openvino")
     config = describe(network)
