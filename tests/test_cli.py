@@ -1,5 +1,6 @@
 """The command line as a user meets it: help, results, and one sentence for each mistake."""
 
+import json
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from conftest import TOYS
 from hfgd.checkpoint import save_model
 from hfgd.data.classes import ClassSet
 from hfgd.model import ModelSpec, build
-from hfgd.recipes.spec import Recipe
+from hfgd.recipes.spec import DataSpec, Recipe
 
 
 @pytest.fixture
@@ -131,6 +132,8 @@ MISTAKES = {
     "no model": (["eval", "nowhere", "--data", "scenes"], 2, "there is no model 'nowhere'"),
     "no image": (["predict", "{model}", "nothing.jpg", "--out", "x"], 2, "'nothing.jpg'"),
     "no folder": (["data", "check", "nowhere"], 2, "nowhere"),
+    "no model, no data": (["eval", "nowhere"], 2, "there is no model 'nowhere'"),
+    "a model without data": (["eval", "{model}"], 2, "eval needs --data"),
     "other classes": (["eval", "{model}", "--data", "scenes"], 2, "the model knows 3 classes"),
     "no such split": (
         ["eval", "{model}", "--data", "{folder}", "--split", "test"], 2, "no images of the split",
@@ -250,6 +253,20 @@ def test_protocols_groups_and_limit(run, model, folder, tmp_path):
     assert "boundary IoU, 2 % of the image diagonal" in (tmp_path / "b/report.md").read_text()
     assert run(*words, "--group", "x=a,z")[2].count("no class named 'z'") == 1
     assert "no protocol named 'mm'" in run(*words[:6], "--protocol", "mm")[2]
+
+
+def test_a_run_is_scored_on_its_own_data(run, model, folder, tmp_path):
+    recipe = Recipe(
+        name="toy",
+        model=ModelSpec(backbone=TOYS["test_resnet"], width=16),
+        data=DataSpec(location=str(folder), val_split="train"),
+    )
+    (model / "recipe.yaml").write_text(recipe.yaml())
+    for split, images in ((), 3), (("--split", "val"), 2):
+        out = tmp_path / f"r{images}"
+        code, _, err = run("eval", model, *split, "--workers", 0, "--out", out)
+        assert code == 0, err
+        assert json.loads((out / "report.json").read_text())["images"] == images
 
 
 def test_compare_two_models(run, model, folder, tmp_path):

@@ -258,8 +258,13 @@ def train(
 @app.command("eval")
 def evaluate_(
     model: Model,
-    data: Annotated[str, typer.Option(help="A data folder, a data.yaml, or 'scenes'.")],
-    split: Annotated[str, typer.Option(help="The split to score.")] = "val",
+    data: Annotated[
+        str | None,
+        typer.Option(help="A data folder, a data.yaml, or 'scenes'; a run's own by default."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="The split to score; val, or a run's own.")
+    ] = None,
     data_yaml: DataYaml = None,
     out: Annotated[
         Path | None, typer.Option(help="Where the report goes; MODEL/eval-DATA-SPLIT by default.")
@@ -299,14 +304,21 @@ def evaluate_(
 
     A table per class, mIoU, mAcc, aAcc; report.html, report.json and report.md.
     """
-    from hfgd.evaluation.run import What, evaluate_model
+    from dataclasses import replace
+
+    from hfgd.evaluation.run import evaluate_model, what_to_score
     from hfgd.inference.open import How
     from hfgd.parallel.rank import is_main
 
     if _launched(devices, nodes):
         return
-    what = What(
-        data, split, data_yaml, limit, workers, boundary or None, groups or (), gallery, calibrate
+    what = replace(
+        what_to_score(model, data, split, data_yaml, limit),
+        workers=workers,
+        boundary=boundary or None,
+        groups=groups or (),
+        gallery=gallery,
+        calibrate=calibrate,
     )
     how = How(protocol, branch, device, precision)
     if engine == "ray":
@@ -351,15 +363,10 @@ def compare(
     from dataclasses import replace
 
     from hfgd.evaluation.compare import compare as run
-    from hfgd.evaluation.compare import validated_on
-    from hfgd.evaluation.run import What
+    from hfgd.evaluation.run import what_to_score
     from hfgd.inference.open import How
 
-    what = (
-        validated_on(models[0], split, limit, data_yaml)
-        if data is None
-        else What(data, split or "val", data_yaml, limit)
-    )
+    what = what_to_score(models[0], data, split, data_yaml, limit, "compare")
     what = replace(what, gallery=gallery)
     print(run(models, How(protocol, None, device, precision), what, out, count))
     print(f"written: {out}/report.html, compare.md, compare.json, compare.png")
@@ -429,7 +436,8 @@ def main() -> None:
         sys.exit(141)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            _fail(f"the disk is full while writing '{error.filename}'; make room and go on.", 2)
+            what = f" while writing '{error.filename}'" if error.filename else ""
+            _fail(f"the disk is full{what}; make room and go on.", 2)
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             _fail(f"no permission for '{error.filename}'; choose another place.", 2)
         if error.filename is not None and error.strerror:  # a file or folder that cannot be

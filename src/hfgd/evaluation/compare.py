@@ -26,7 +26,6 @@ from hfgd.evaluation.thumbnails import pictures_in
 from hfgd.files import write_text
 from hfgd.inference.labeller import Labeller
 from hfgd.inference.open import How, open_labeller, origin
-from hfgd.recipes.spec import check_recipe, read_recipe_yaml
 
 RESAMPLES = 1000
 
@@ -142,28 +141,6 @@ def _table(first: str, second: str, rows: Sequence[Difference]) -> Table:
     ]
     note = f"IoU in percent; from … to: 95 % interval, {RESAMPLES} paired resamples of the images."
     return Table(f"{second} against {first}", columns, cells, dict.fromkeys(columns, 2), note)
-
-
-def validated_on(
-    path: str,
-    split: str | None = None,
-    limit: int | None = None,
-    data_yaml: Path | None = None,
-    verb: str = "compare",
-) -> What:
-    """The data that a run was validated on, as its recipe says; raises HfgdError where none does."""
-    for folder in (Path(path), Path(path).parent):
-        if (folder / "recipe.yaml").is_file():
-            stored = check_recipe(read_recipe_yaml(folder / "recipe.yaml"), str(folder))
-            if stored.data.location is not None:
-                data = stored.data
-                return What(
-                    stored.data.location,
-                    split or data.val_split,
-                    data_yaml or data.data_yaml,
-                    limit,
-                )
-    raise HfgdError(f"{verb} needs --data: the first model does not say what it was trained on.")
 
 
 def titles(paths: Sequence[str]) -> list[str]:

@@ -24,6 +24,7 @@ from hfgd.parallel.device import pick_device
 from hfgd.parallel.processes import everywhere, joining
 from hfgd.parallel.rank import is_main
 from hfgd.progress import Progress
+from hfgd.recipes.spec import check_recipe, read_recipe_yaml
 
 PANELS = 4
 
@@ -51,6 +52,28 @@ class What:
     def dataset(self) -> SegDataset:
         """The images and labels."""
         return open_dataset(self.data, self.split, self.data_yaml, self.limit)
+
+
+def what_to_score(
+    model: str,
+    data: str | None,
+    split: str | None = None,
+    data_yaml: Path | None = None,
+    limit: int | None = None,
+    verb: str = "eval",
+) -> What:
+    """The images that were asked for; without ``data`` those that the run was validated on, as its
+    recipe says. Raises HfgdError, naming the ``verb``, where there is no such recipe."""
+    if data is not None:
+        return What(data, split or "val", data_yaml, limit)
+    for folder in (Path(model), Path(model).parent):
+        if (folder / "recipe.yaml").is_file():
+            stored = check_recipe(read_recipe_yaml(folder / "recipe.yaml"), str(folder)).data
+            if stored.location is not None:
+                yaml = data_yaml or stored.data_yaml
+                return What(stored.location, split or stored.val_split, yaml, limit)
+    origin(model)  # where there is none, that is what to say
+    raise HfgdError(f"{verb} needs --data: '{model}' does not say what it was trained on.")
 
 
 def evaluate_model(

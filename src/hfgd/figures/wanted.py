@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from hfgd.checkpoint import load_model
 from hfgd.errors import HfgdError
-from hfgd.evaluation.compare import titles, validated_on
-from hfgd.evaluation.run import What
+from hfgd.evaluation.compare import titles
+from hfgd.evaluation.run import What, what_to_score
 from hfgd.export.sessions import is_exported
 from hfgd.geometry import Size
 from hfgd.inference.open import How
@@ -61,12 +61,8 @@ class Wanted:
 
     def what(self) -> What:
         """The data; raises HfgdError where neither --data nor the first run says which."""
-        if self.data is None:
-            verb = f"figure {self.name}"
-            found = validated_on(self.runs[0], self.split, self.limit, self.data_yaml, verb)
-        else:
-            found = What(self.data, self.split or "val", self.data_yaml, self.limit)
-        return What(found.data, found.split, found.data_yaml, found.limit, boundary=None)
+        given = (self.data, self.split, self.data_yaml, self.limit)
+        return replace(what_to_score(self.runs[0], *given, f"figure {self.name}"), boundary=None)
 
     def named_runs(self, least: int = 1) -> dict[str, str]:
         """A short title for each run; raises HfgdError for fewer than ``least`` and for twins."""
