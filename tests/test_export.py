@@ -311,7 +311,7 @@ def test_without_onnxruntime(exported, monkeypatch):
 @pytest.mark.parametrize(
     ("lacking", "file", "extra"),
     [("onnx", "model.onnx", "export"), ("openvino", "model.xml", "openvino"),
-     ("nncf", "model.onnx", "openvino")],
+     ("nncf", "model.onnx", "openvino"), ("onnx", "page.html", "export")],
 )  # fmt: skip
 def test_exporting_without_its_packages(monkeypatch, capsys, tmp_path, lacking, file, extra):
     """Named at once, not after minutes of tracing."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hfgd.errors import HfgdError
 from hfgd.export.facts import Facts, Input
 from hfgd.export.runtime import read_facts
-from hfgd.files import write_whole
+from hfgd.files import made, write_whole
 from hfgd.geometry import Size
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ def export_html(
         )
     if path.suffix != ".html":
         raise HfgdError(f"'{path}' should end in .html, so that a browser opens it.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
-        model = Path(folder) / "model.onnx"
-        checked = export_model(network, model, int8=int8)
-        page = page_of(model)
-    write_whole(path, lambda part: part.write_text(page, encoding="utf-8"))
+    with made(path.parent):
+        with TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
+            model = Path(folder) / "model.onnx"
+            checked = export_model(network, model, int8=int8)
+            page = page_of(model)
+        write_whole(path, lambda part: part.write_text(page, encoding="utf-8"))
     return checked
 
 

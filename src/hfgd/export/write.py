@@ -23,6 +23,7 @@ from hfgd.export.pt2 import put_pt2, write_pt2
 from hfgd.export.runtime import read_facts
 from hfgd.export.sessions import open_session
 from hfgd.export.whole import Whole
+from hfgd.files import made
 from hfgd.geometry import Size
 from hfgd.model.config import ModelConfig
 from hfgd.model.network import Network
@@ -84,14 +85,8 @@ def export_model(
     config = describe(network)
     whole = Whole(network, config.branch, input)
     say("export: tracing the network, which takes a while")
-    new_folder = not path.parent.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with made(path.parent):
         return _written(network, path, config, whole, size, logits, int8)
-    except HfgdError:
-        if new_folder:
-            path.parent.rmdir()
-        raise
 
 
 def _require(*packages: str, extra: str) -> None:
