@@ -4,11 +4,12 @@
     python benchmarks/guidance_runs.py list STUDY             what is recorded, what is left
     python benchmarks/guidance_runs.py run STUDY --data DATA --weights FILE --out RUNS
 
-STUDY: ``nyuv2`` (DATA: OUT; FILE: tf_efficientnet_lite0) or ``camvid`` (DATA: camvid:FOLDER; FILE:
+STUDY: ``nyuv2`` (DATA: OUT; FILE: tf_efficientnet_lite0), ``camvid`` (DATA: camvid:FOLDER; FILE:
 mobilenetv2_100; of its runs only those with a rate of the backbone's own, and in fp32, which every CPU
-can). One core a process; several share RUNS, and each takes the first run that nobody has. An
-interrupted run goes on where its last checkpoint is. Everything is in the records
-(``benchmarks/records.py``) as soon as it is done, so that RUNS may be lost between two runs.
+can) or ``recipes`` (the same DATA and FILE; the named recipes for small machines). One core a process;
+several share RUNS, and each takes the first run that nobody has. An interrupted run goes on where its
+last checkpoint is. Everything is in the records (``benchmarks/records.py``) as soon as it is done, so
+that RUNS may be lost between two runs.
 """
 
 import argparse
@@ -57,6 +58,11 @@ NYUV2: dict[str, Any] = {
 CAMVID: dict[str, Any] = {
     "model.backbone.name": "mobilenetv2_100",
     "augment.crop": [225, 289],
+    "train.checkpoint_every": 230,
+}
+RECIPES: dict[str, Any] = {  # all else is as they have it
+    "model.backbone.name": "mobilenetv2_100",
+    "train.workers": 0,
     "train.checkpoint_every": 230,
 }
 SCHEDULE = 500  # iterations on NYUv2
@@ -162,9 +168,20 @@ def camvid() -> list[Cell]:
     ]
 
 
+def recipes() -> list[Cell]:
+    """The named recipes for small machines at 5e-4, which they had, and twice it; CamVid's schedule."""
+    return [
+        cell(f"lr{rate:g}", row, seed, train__iterations=920, optim__lr=rate)
+        for seed in range(3)
+        for rate in (1e-3, 5e-4)
+        for row in ("sfpn_mobilenetv2", "hfgd_mobilenetv2")
+    ]
+
+
 STUDIES = {
     "nyuv2": Study("nyuv2-guidance", BASE | NYUV2, nyuv2, validations=2),
     "camvid": Study("camvid-guidance", BASE | CAMVID, camvid, validations=4),
+    "recipes": Study("small-recipes", RECIPES, recipes, validations=4),
 }
 
 
