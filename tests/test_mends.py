@@ -1,4 +1,4 @@
-"""Names of files: nested ones, ones with a dot, two of one name; and JSON that any reader takes."""
+"""Names of files: nested, with a dot, two of one name; JSON that any reader takes; whole files."""
 
 import json
 from zipfile import ZipFile
@@ -14,6 +14,7 @@ from hfgd.data.classes import ClassSet
 from hfgd.data.draw import Prediction
 from hfgd.data.known.cityscapes import CITYSCAPES
 from hfgd.data.open import open_dataset
+from hfgd.files import write_text, write_whole
 from hfgd.model import ModelSpec, build
 from hfgd.predict import find_images
 from hfgd.recipes.spec import Recipe
@@ -148,3 +149,23 @@ def test_a_place_that_cannot_be_is_one_sentence(run, tmp_path):
         code, _, err = run("predict", tmp_path / "model", image, "--out", place)
         assert code == 2
         assert err.strip().splitlines()[-1].startswith(f"hfgd: '{place}': ")
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path):
+    path = tmp_path / "gone" / "x.txt"
+    with pytest.raises(FileNotFoundError) as refused:
+        write_text(path, "x")
+    assert refused.value.filename == str(path)
+
+
+def test_an_interrupted_write_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+
+    def write(part):
+        part.write_text("ne")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, write)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("x.txt", "old")]

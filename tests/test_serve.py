@@ -92,6 +92,19 @@ def test_three_answers():
     assert sum(shares.values()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("text/html, image/png;q=0.5, application/json;q=0.9", "application/json"),
+        ("application/json;q=0, */*;q=0.1", "image/png"),
+        ("image/png;profile=overlay;q=0.2, application/json", "application/json"),
+        ("application/json, image/png", "application/json"),  # of equals the first
+    ],
+)
+def test_the_answer_that_is_wanted_most(accept, kind):
+    assert post(png()[1], accept).headers["content-type"] == kind
+
+
 def test_multipart_is_the_same():
     _, file = png()
     form = post(None, files={"image": ("x.png", file)})
@@ -113,6 +126,7 @@ def test_refusals():
         (file[:-30], "*/*", None, 415, "broken or truncated"),
         (b"", "*/*", None, 400, "no image"),
         (file, "text/html", None, 406, "application/json"),
+        (file, "application/json;q=much", None, 406, "application/json"),
     ):
         answer = post(content, accept, limits)
         assert answer.status_code == status, answer.text

@@ -17,10 +17,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         with part.open(mode) as file:
             os.fsync(file.fileno())
         os.replace(part, path)
-    except Exception as error:
+    except BaseException as error:  # Ctrl-C too
         part.unlink(missing_ok=True)  # a full disk has room again
         if is_disk_full(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        if isinstance(error, OSError) and error.filename == str(part):  # the user's name for it
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

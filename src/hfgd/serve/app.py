@@ -126,9 +126,11 @@ async def _field(request: Request, content: bytes) -> bytes:
 
 
 def wanted(accept: str) -> str:
-    """What an Accept header asks for first: 'labels', 'overlay' or 'json'; raises Refused (406)."""
-    for entry in accept.lower().replace(" ", "").split(","):
-        name = entry.partition(";q=")[0]
+    """What an Accept header would rather have: 'labels', 'overlay' or 'json'; raises Refused (406)."""
+    entries = [entry.partition(";q=") for entry in accept.lower().replace(" ", "").split(",")]
+    for name, _, weight in sorted(entries, key=lambda entry: -_weight(entry[2])):
+        if not _weight(weight):
+            continue
         if name == OVERLAY:
             return "overlay"
         if name == "application/json":
@@ -136,6 +138,15 @@ def wanted(accept: str) -> str:
         if name in ("image/png", "image/*", "*/*", ""):
             return "labels"
     raise Refused(406, f"answers are image/png, {OVERLAY} and application/json.")
+
+
+def _weight(text: str) -> float:
+    """An entry's q-value: 1 where it has none, 0 where it is no number from 0 to 1."""
+    try:
+        weight = float(text or 1)
+    except ValueError:
+        return 0.0
+    return weight if 0 <= weight <= 1 else 0.0
 
 
 def answered(prediction: Prediction, kind: str) -> Response:
