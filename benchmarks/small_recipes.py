@@ -7,6 +7,7 @@ From the records, which ``benchmarks/guidance_runs.py run recipes`` makes.
 
 from camvid_guidance import PAGE
 from guidance_runs import STUDIES
+from hfgd.errors import HfgdError
 from records import Run, read
 from study_page import Summary, power, put, select, spread, table
 
@@ -37,7 +38,11 @@ def tables(runs: list[Run]) -> dict[str, str]:
 
 
 def main() -> None:
-    PAGE.write_text(put(PAGE, tables(read(STUDY))), encoding="utf-8")
+    try:
+        runs = read(STUDY)
+    except HfgdError as error:  # none yet
+        raise SystemExit(f"{error}") from None
+    PAGE.write_text(put(PAGE, tables(runs)), encoding="utf-8")
     print(f"written: {PAGE}")
 
 
