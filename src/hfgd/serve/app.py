@@ -127,10 +127,11 @@ async def _field(request: Request, content: bytes) -> bytes:
 
 def wanted(accept: str) -> str:
     """What an Accept header would rather have: 'labels', 'overlay' or 'json'; raises Refused (406)."""
-    entries = [entry.partition(";q=") for entry in accept.lower().replace(" ", "").split(",")]
-    for name, _, weight in sorted(entries, key=lambda entry: -_weight(entry[2])):
-        if not _weight(weight):
-            continue
+    weights: dict[str, float] = {}
+    for entry in accept.lower().replace(" ", "").split(","):
+        name, _, weight = entry.partition(";q=")
+        weights.setdefault(name, _weight(weight))
+    for name in sorted(filter(weights.get, weights), key=lambda name: -weights[name]):
         if name == OVERLAY:
             return "overlay"
         if name == "application/json":
