@@ -169,7 +169,7 @@ def camvid() -> list[Cell]:
 
 
 def recipes() -> list[Cell]:
-    """The named recipes for small machines at 5e-4, which they had, and twice it; CamVid's schedule."""
+    """The named recipes for small machines at 5e-4 and at twice it, on CamVid's schedule."""
     return [
         cell(f"lr{rate:g}", row, seed, train__iterations=920, optim__lr=rate)
         for seed in range(3)
