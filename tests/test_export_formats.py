@@ -52,29 +52,48 @@ def data(tmp_path):
     return root
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".xml", ".pt2"])
-def test_labels_of_other_runtimes_are_the_networks(suffix, tmp_path):
-    # pt2's compiler takes minutes for the whole
-    model = whole() if suffix == ".xml" else whole(encoder="identity", upsampler="sfpn")
-    file = tmp_path / "below" / f"model{suffix}"
-    checked = model.export(file)
-    assert len(checked) == 7
+def sound(model, file, checked, images):
+    """A file beside its network: labels, what it says of itself, and what a cut one is answered."""
     assert all(c.equal >= check.ENOUGH and c.logits < 1e-3 for c in checked)
-    parts = {"model.xml", "model.bin"} if suffix == ".xml" else {"model.pt2"}
-    assert {path.name for path in file.parent.iterdir()} == parts
     exported = ExportedModel(file)
-    for image in images():
+    for image in images:
         assert (exported(image) == model.predict(image).labels).mean() >= check.ENOUGH
     facts = read_facts(file)
     assert facts.classes == model.classes.names
     assert facts.class_set == model.classes
-    with pytest.raises(HfgdError, match="export it with --logits"):
-        open_labeller(str(file), How()).reduced(torch.zeros(3, 33, 33, dtype=torch.uint8), max)
     for part in file.parent.iterdir():
         part.write_bytes(part.read_bytes()[:3000])
     with pytest.raises(HfgdError, match="truncated or no"):
         ExportedModel(file)
+
+
+def labels_alone(file):
+    with pytest.raises(HfgdError, match="export it with --logits"):
+        open_labeller(str(file), How()).reduced(torch.zeros(3, 33, 33, dtype=torch.uint8), max)
+
+
+@pytest.mark.slow
+def test_openvinos_labels_are_the_networks(tmp_path):
+    model, file = whole(), tmp_path / "below" / "model.xml"
+    checked = model.export(file)
+    assert len(checked) == 7
+    assert {path.name for path in file.parent.iterdir()} == {"model.xml", "model.bin"}
+    labels_alone(file)
+    sound(model, file, checked, images())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [None, (61, 90)])
+def test_aotinductors_labels_are_the_networks(size, tmp_path):
+    """Of any size, with logits, and of one size, without: its compiler takes minutes for any size,
+    and does labels alone after the whole."""
+    model, file = whole(encoder="identity", upsampler="sfpn"), tmp_path / "below" / "model.pt2"
+    checked = model.export(file, size=size, logits=size is None)
+    assert len(checked) == (3 if size else 7)
+    assert [path.name for path in file.parent.iterdir()] == ["model.pt2"]
+    if size:
+        labels_alone(file)
+    sound(model, file, checked, images(1 if size else 3))
 
 
 @pytest.mark.slow
