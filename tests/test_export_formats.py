@@ -67,9 +67,9 @@ def sound(model, file, checked, images):
         ExportedModel(file)
 
 
-def labels_alone(file):
+def labels_alone(file, size=(33, 33)):
     with pytest.raises(HfgdError, match="export it with --logits"):
-        open_labeller(str(file), How()).reduced(torch.zeros(3, 33, 33, dtype=torch.uint8), max)
+        open_labeller(str(file), How()).reduced(torch.zeros(3, *size, dtype=torch.uint8), max)
 
 
 @pytest.mark.slow
@@ -92,7 +92,7 @@ def test_aotinductors_labels_are_the_networks(size, tmp_path):
     assert len(checked) == (3 if size else 7)
     assert [path.name for path in file.parent.iterdir()] == ["model.pt2"]
     if size:
-        labels_alone(file)
+        labels_alone(file, size)
     sound(model, file, checked, images(1 if size else 3))
 
 
