@@ -156,12 +156,16 @@ def twice(seed: int) -> list[Cell]:
 
 
 def camvid() -> list[Cell]:
-    """Two rows of the first study once more, since it was run in bf16; then its rows with the backbone
-    at a tenth of the heads' rate."""
+    """Rows of the first study once more in fp32, since it was run in bf16; and with the backbone at a
+    tenth of the heads' rate."""
     keys = {"train__iterations": 920, "optim__lr": 1e-3}
-    rows = (NONE, FULL, GUIDANCE, OPEN)
-    found = [("fp32", row, 0, 1.0) for row in (NONE, FULL)]
-    found += [(f"factor{SMALL:g}", row, seed, SMALL) for seed in range(3) for row in rows]
+    small, whole = f"factor{SMALL:g}", "fp32"
+    found = [(whole, row, 0, 1.0) for row in (NONE, FULL)]
+    found += [
+        (small, row, seed, SMALL) for seed in range(3) for row in (NONE, FULL, GUIDANCE, OPEN)
+    ]
+    found += [(whole, GUIDANCE, 0, 1.0)]
+    found += [(whole, row, seed, 1.0) for seed in (1, 2) for row in (NONE, GUIDANCE, FULL)]
     return [
         cell(group, row, seed, optim__backbone_lr=factor, **keys)
         for group, row, seed, factor in found
