@@ -6,8 +6,9 @@ A pair is two runs that differ in guidance alone (``table3/none`` and ``guidance
 ``full``), with everything else, seed included, the same. Handicap: the guide's mIoU less the unguided
 answer's. Gain: the guided answer's less the unguided answer's. Both have the unguided answer in them,
 so its own luck moves them together; therefore each fit is made again with the handicap against the
-unguided answers of the other seeds. Writes the table between its marks of
-docs/results/guidance.md, and a picture; of some studies alone it prints the table.
+unguided answers of the other seeds. Writes the two tables (what each handicap went with, and the
+fits) between their marks of docs/results/guidance.md, and a picture; of some studies alone it prints
+the fits.
 """
 
 import argparse
@@ -30,6 +31,7 @@ PARTS = {"all": lambda run: True, **STARTS}
 OPENED = ("stop_features", "stop_tokens")
 MARKERS = {"camvid-guidance": "o", "nyuv2-guidance": "^"}
 RESAMPLES = 1000  # of the bootstrap
+BANDS = {"ahead": (0, np.inf), "up to 5 points behind": (-5, 0), "farther behind": (-np.inf, -5)}
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,19 @@ def fits(found: list[Pair]) -> str:
     return table(head.split("|"), "lllrrrr", lines)
 
 
+def rule(found: list[Pair]) -> str:
+    """What one run of each, the guide and the unguided answer, told about guidance in the same seed."""
+    lines = []
+    for name, (low, high) in BANDS.items():
+        part = [pair for pair in found if low < pair.run[0] <= high]
+        gains = [pair.run[1] for pair in part]
+        settings = len({pair.setting for pair in part})
+        spread = f"{statistics.fmean(gains):+.1f} ({min(gains):+.1f} … {max(gains):+.1f})"
+        lines.append([name, str(settings), str(len(part)), str(sum(g > 0 for g in gains)), spread])
+    head = "guide, to the unguided answer|settings|pairs|of them gain|gain, mean (least … most)"
+    return table(head.split("|"), "lrrrr", lines)
+
+
 def draw(found: list[Pair]) -> None:
     plt = plots()
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.6))
@@ -171,7 +186,7 @@ def main() -> None:
     if given.studies:  # the page is of all
         print(fits(found))
         return
-    PAGE.write_text(put(PAGE, {"handicap": fits(found)}), encoding="utf-8")
+    PAGE.write_text(put(PAGE, {"rule": rule(found), "handicap": fits(found)}), encoding="utf-8")
     draw(found)
     print(f"written: {PAGE}")
 

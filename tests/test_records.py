@@ -179,3 +179,26 @@ def test_what_is_not_there_is_said(records, tmp_path):
         records.read("toys", tmp_path)
     with pytest.raises(HfgdError, match="no run 'x' of the study 'toys'"):
         records.recipe("toys", "x", tmp_path)
+
+
+def test_guidance_is_set_beside_its_own_baseline(records):
+    """The pairs of the rule, against those that the folders' names make; the page has its table."""
+    import handicap
+
+    runs = [run for study in handicap.MARKERS for run in records.read(study)]
+    by_name = {(run["study"], run["run"]): run for run in runs}
+    beside = {"table3-guidance": "table3-none", "table3-full": "table3-aa"}
+    expected = set()
+    for (study, name), guided in by_name.items():
+        *group, row, seed = name.split("/")
+        other = by_name.get((study, "/".join([*group, beside.get(row, ""), seed])))
+        if other is not None and "stop_" not in guided["changes"]:
+            gain = 100 * (float(guided["mIoU"]) - float(other["mIoU"]))
+            lead = 100 * (float(guided["guide mIoU"]) - float(other["mIoU"]))
+            expected.add((study, name, round(lead, 6), round(gain, 6)))
+    found = handicap.pairs(runs)
+    assert {
+        (pair.guided["study"], pair.guided["run"], *(round(each, 6) for each in pair.run))
+        for pair in found
+    } == expected
+    assert f"<!-- table: rule -->\n{handicap.rule(found)}\n" in handicap.PAGE.read_text("utf-8")
