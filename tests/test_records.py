@@ -43,7 +43,7 @@ def variant(finished, runs, run, /, **changes):
     return runs
 
 
-@pytest.fixture(params=["camvid_guidance", "nyuv2_guidance"])
+@pytest.fixture(params=["camvid_guidance", "nyuv2_guidance", "small_recipes"])
 def study(request, records):
     return importlib.import_module(request.param)
 
