@@ -137,14 +137,19 @@ def fits(found: list[Pair]) -> str:
 def rule(found: list[Pair]) -> str:
     """What one run of each, the guide and the unguided answer, told about guidance in the same seed."""
     lines = []
-    for name, (low, high) in BANDS.items():
-        part = [pair for pair in found if low < pair.run[0] <= high]
-        gains = [pair.run[1] for pair in part]
-        settings = len({pair.setting for pair in part})
-        spread = f"{statistics.fmean(gains):+.1f} ({min(gains):+.1f} … {max(gains):+.1f})"
-        lines.append([name, str(settings), str(len(part)), str(sum(g > 0 for g in gains)), spread])
-    head = "guide, to the unguided answer|settings|pairs|of them gain|gain, mean (least … most)"
-    return table(head.split("|"), "lrrrr", lines)
+    for start, chosen in STARTS.items():
+        for name, (low, high) in BANDS.items():
+            part = [p for p in found if chosen(p.guided) and low < p.run[0] <= high]
+            gains = [pair.run[1] for pair in part]
+            if gains:
+                spread = f"{statistics.fmean(gains):+.1f} ({min(gains):+.1f} … {max(gains):+.1f})"
+            else:
+                spread = ""
+            settings = len({pair.setting for pair in part})
+            counts = [str(n) for n in (settings, len(part), sum(gain > 0 for gain in gains))]
+            lines.append([start, name, *counts, spread])
+    head = "start|guide, to the unguided answer|settings|pairs|of them gain|gain, mean (least … most)"
+    return table(head.split("|"), "llrrrr", lines)
 
 
 def draw(found: list[Pair]) -> None:
