@@ -148,7 +148,9 @@ def rule(found: list[Pair]) -> str:
             settings = len({pair.setting for pair in part})
             counts = [str(n) for n in (settings, len(part), sum(gain > 0 for gain in gains))]
             lines.append([start, name, *counts, spread])
-    head = "start|guide, to the unguided answer|settings|pairs|of them gain|gain, mean (least … most)"
+    head = (
+        "start|guide, to the unguided answer|settings|pairs|of them gain|gain, mean (least … most)"
+    )
     return table(head.split("|"), "llrrrr", lines)
 
 
