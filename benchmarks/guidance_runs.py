@@ -298,8 +298,8 @@ def main() -> None:
         elif given.command == "list":
             study = STUDIES[given.study]
             done = recorded(study)
-            states = [("done" if name in done else "left", name) for name, _, _ in study.plan()]
-            print("\n".join(f"{state} {name}" for state, name in states))
+            for name, _, _ in study.plan():
+                print("done" if name in done else "left", name)
         else:
             run(given)
     except HfgdError as error:  # a mistake, or a run that was stopped and has saved what it has
