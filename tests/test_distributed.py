@@ -146,6 +146,7 @@ def test_each_image_counts_once_over_processes(two):
         assert np.array_equal(theirs[3], counts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("term", ["c2c", "c2p", "intra"])
 def test_car_is_that_of_one_process(two, term):
     """Value and gradient; DDP averages the gradients of the processes."""
@@ -162,6 +163,7 @@ def table(path):
     return np.loadtxt(path, delimiter=",", skiprows=1)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(two):
     """The same losses at every iteration and the same weights at the end, to fp32 rounding."""
     out, _ = two
@@ -186,6 +188,7 @@ def labelled_pixels(data):
     return sum(int((val[i].label != 255).sum()) for i in range(len(val)))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(two):
     out, _ = two
     assert [int(row[0]) for row in table(out / "stopped/logs/train.csv")] == [1, 2, 3, 4, 5, 6]
