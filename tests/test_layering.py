@@ -7,7 +7,8 @@ import hfgd
 
 ROOT = Path(hfgd.__file__).parent
 ORDER = [
-    ["errors", "geometry", "files", "values"],
+    ["errors"],
+    ["geometry", "files", "values"],
     ["parallel", "resample"],
     ["progress"],
     ["hub"],

@@ -2,10 +2,44 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+
+from hfgd.errors import HfgdError
+
+_DRIVE = re.compile(r"[A-Za-z]:[/\\]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def inside(root: Path, name: str, place: str, below: str = "") -> Path:
+    """Return the path ROOT/BELOW/NAME of a foreign ``name``, which never leads out of ``root``.
+
+    ``name``: relative, with '/' between folders. ``place``: what holds the name, for the message.
+    Raises HfgdError for a name that is absolute, leads upwards, or cannot be a file on every system,
+    and where a link below ``root`` leads out of it.
+    """
+    if not is_relative_name(name):
+        raise HfgdError(f"{place}: an image cannot be called {name!r}; rename it.")
+    path = root / below / name
+    if not Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(root)):
+        raise HfgdError(
+            f"{place}: '{path}' would lie outside '{root}', through a link; remove the link, or "
+            "choose another folder."
+        )
+    return path
+
+
+def is_relative_name(name: str) -> bool:
+    """Whether a name stays inside whatever folder it is put into."""
+    *folders, last = name.split("/")
+    if not last or name.startswith("/") or "\\" in name or ".." in (*folders, last):
+        return False
+    if _CONTROL.search(name) or _DRIVE.match(name):
+        return False
+    return os.name != "nt" or not (":" in name or PureWindowsPath(name).is_reserved())
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

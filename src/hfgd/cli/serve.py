@@ -31,14 +31,13 @@ def serve(
         from hfgd.serve.app import run
     except ImportError as error:
         raise HfgdError(f"serving needs {error.name}; pip install 'hfgd[serve]'.") from error
-    from PIL import Image
-
+    from hfgd.data.images import FORMATS
     from hfgd.serve.limits import Limits
 
     names = tuple(name.strip().upper() for name in formats.split(",") if name.strip())
-    Image.init()
+    known = (*FORMATS, "GIF")
     for name in names:
-        if name not in Image.OPEN:
-            raise HfgdError(f"--formats: Pillow here reads no '{name}'; try JPEG,PNG,WEBP,BMP.")
+        if name not in known:
+            raise HfgdError(f"--formats: '{name}' is not served; use some of {','.join(known)}.")
     limits = Limits(max_bytes, max_pixels, names, queue, seconds)
     run(model, limits, host, port, workers, device)

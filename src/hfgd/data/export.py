@@ -10,7 +10,7 @@ from PIL import Image
 from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.data.draw import palette_image
 from hfgd.errors import HfgdError
-from hfgd.files import write_text
+from hfgd.files import inside, write_text
 
 if TYPE_CHECKING:  # it needs torch, which takes seconds to import
     from hfgd.data.dataset import SegDataset
@@ -34,9 +34,9 @@ def export(
         for index in range(len(dataset)):
             image, label, name = dataset[index]
             pixels = Image.fromarray(image.permute(1, 2, 0).numpy())
-            _save(pixels, out / "images" / split / f"{name}.png")
+            _save(pixels, inside(out, f"{name}.png", dataset.title, f"images/{split}"))
             labels = palette_image(label.numpy(), dataset.classes)
-            _save(labels, out / "labels" / split / f"{name}.png")
+            _save(labels, inside(out, f"{name}.png", dataset.title, f"labels/{split}"))
             done += 1
             if progress is not None:
                 progress(done, total)

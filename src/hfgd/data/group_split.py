@@ -23,7 +23,7 @@ from hfgd.data.folder import FolderData, FolderDataset
 from hfgd.data.group_search import choose
 from hfgd.data.import_files import is_there, make_folders, put_file, refuse_others
 from hfgd.errors import HfgdError
-from hfgd.files import write_text
+from hfgd.files import inside, write_text
 
 POOL = ("train", "val")  # what is dealt out anew; other splits stay as they are
 
@@ -233,7 +233,7 @@ def _targets(
     out: Path, split: str, name: str, image: Source, label: Source
 ) -> list[tuple[Source, Path]]:
     return [
-        (source, out / kind / split / f"{name}{Path(source.name).suffix}")
+        (source, inside(out, f"{name}{Path(source.name).suffix}", f"'{source}'", f"{kind}/{split}"))
         for kind, source in (("images", image), ("labels", label))
     ]
 

@@ -2,9 +2,9 @@
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ from hfgd.data.archive import Source, files_below, opened
 from hfgd.errors import HfgdError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+# all that is ever decoded, whatever a file is called: Pillow knows others that start a program
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 DEEP = ("I", "F", "I;16", "I;16B", "I;16L")  # modes with more than 8 bits a channel
 EXIF_ORIENTATION = 0x0112
 Pixels = npt.NDArray[np.uint8]
@@ -25,6 +27,15 @@ T = TypeVar("T")
 # PIL refuses an image of more than 179 million pixels (twice MAX_IMAGE_PIXELS), and of more than
 # half of that it warns as of an attack: such pictures are read, without the warning.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
+
+
+def open_image(file: "str | Path | IO[bytes]", formats: Sequence[str] = FORMATS) -> Image.Image:
+    """Open an image file in one of these formats; raises as ``PIL.Image.open``.
+
+    Every image that hfgd reads is opened here, since Pillow alone decides by the content: it gives
+    a PostScript file called photo.png to Ghostscript, which runs it.
+    """
+    return Image.open(file, formats=formats)
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -128,12 +139,14 @@ def _refuse_deep(image: Image.Image, name: str) -> None:
 
 def _read(path: Source, kind: str, read: Callable[[Image.Image], T]) -> T:
     try:
-        with Image.open(opened(path)) as image:
+        with open_image(opened(path)) as image:
             return read(image)
     except FileNotFoundError as error:
         raise HfgdError(f"{kind}: there is no file '{path}'.") from error
     except UnidentifiedImageError as error:
-        raise HfgdError(f"{kind} '{path}' is no image that can be read.") from error
+        raise HfgdError(
+            f"{kind} '{path}' is no image that can be read ({', '.join(FORMATS)})."
+        ) from error
     except Image.DecompressionBombError as error:  # "Image size (N pixels) exceeds …"
         found = re.search(r"\((\d+) pixels", str(error))
         count = f"{int(found[1]):,}" if found else "too many"

@@ -20,7 +20,7 @@ from hfgd.data.formats.base import UNLABELLED, Annotated
 from hfgd.data.formats.paint import OnOverlap, make_label
 from hfgd.data.images import Pixels
 from hfgd.errors import HfgdError
-from hfgd.files import as_filed, write_whole
+from hfgd.files import as_filed, inside, write_whole
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def job_of(item: Annotated, split: str, out: Path) -> Job:
     suffix = PurePosixPath(item.image.name).suffix
     return Job(
         item,
-        out / "images" / split / f"{item.name}{suffix}",
-        out / "labels" / split / f"{item.name}.png",
+        inside(out, f"{item.name}{suffix}", item.place, f"images/{split}"),
+        inside(out, f"{item.name}.png", item.place, f"labels/{split}"),
     )
 
 

@@ -28,7 +28,7 @@ from hfgd.data.known.coco_stuff import RAW_IDS
 from hfgd.data.known.pascal_context import CLASSES_459, SYNONYMS
 from hfgd.data.rle import decode_mask
 from hfgd.errors import HfgdError, unknown
-from hfgd.files import write_whole
+from hfgd.files import inside, write_whole
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def prepare(
 
 def _paths(job: Job, out: Path) -> tuple[Path, Path]:
     return (
-        out / "images" / job.split / f"{job.name}.jpg",
-        out / "labels" / job.split / f"{job.name}.png",
+        inside(out, f"{job.name}.jpg", f"'{job.image}'", f"images/{job.split}"),
+        inside(out, f"{job.name}.png", f"'{job.image}'", f"labels/{job.split}"),
     )
 
 

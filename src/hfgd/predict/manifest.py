@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from hfgd.data.images import open_image
 from hfgd.errors import HfgdError
 from hfgd.files import write_whole
 from hfgd.predict.places import Bucket, Folder, open_place
@@ -106,7 +106,7 @@ def _recovered(place: Folder | Bucket, label: str, classes: int) -> list[str]:
     data = place.read(f"labels/{label}")
     if data is None or not label.endswith(".png"):
         return [label, *[""] * (len(FACTS) - 1 + classes)]
-    labels = np.asarray(Image.open(io.BytesIO(data)))
+    labels = np.asarray(open_image(io.BytesIO(data), ("PNG",)))
     counts = count_classes(labels, classes)
     return Row(label, "", labels.shape[0], labels.shape[1], None, None, counts).cells()
 

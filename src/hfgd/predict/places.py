@@ -102,6 +102,12 @@ class Place(Protocol):
         """Delete a file, where it is."""
 
 
+def _inner(name: str) -> str:
+    if name.startswith("/") or ".." in name.split("/"):
+        raise HfgdError(f"a result cannot be called '{name}', which leads out of its folder.")
+    return name
+
+
 class Folder:
     """A folder of this machine, or of a network file system that it mounts."""
 
@@ -109,8 +115,8 @@ class Folder:
         self.root = str(root)
 
     def path(self, name: str) -> Path:
-        """Where a file lies."""
-        return Path(self.root, name)
+        """Where a file lies; raises HfgdError for a name that leads out of the root."""
+        return Path(self.root, _inner(name))
 
     def write(self, name: str, data: bytes) -> None:
         """See Place."""
@@ -157,7 +163,7 @@ class Bucket:
 
     def write(self, name: str, data: bytes) -> None:
         """See Place."""
-        path = f"{self._path}/{name}"
+        path = f"{self._path}/{_inner(name)}"
         if self._system.protocol in ("memory", ("memory",)):  # the others have no folders
             self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
         patiently(f"{self.root}/{name}", lambda: self._system.pipe_file(path, data))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.data.draw import Prediction
-from hfgd.data.images import Pixels
+from hfgd.data.images import Pixels, open_image
 from hfgd.errors import HfgdError
 from hfgd.files import write_whole
 from hfgd.geometry import Grid, Size
@@ -30,6 +30,7 @@ LARGE = 64_000_000  # pixels from which a TIFF is read by windows
 OVERVIEW = 2048  # pixels of the longer side of an overlay
 MARGIN = 1_000_000  # bytes: a disk with less is full
 CACHE = 64_000_000  # bytes of blocks that GDAL may keep
+DRIVER = "GTiff"  # GDAL knows others, which read further files and addresses
 
 
 def by_windows(path: str, tile: int | None) -> bool:
@@ -38,7 +39,7 @@ def by_windows(path: str, tile: int | None) -> bool:
     if tile is not None:
         return True
     try:
-        with Image.open(path) as image:
+        with open_image(path, ("TIFF",)) as image:
             width, height = image.size
             tags: Any = getattr(image, "tag_v2", {})
             # ModelPixelScale, ModelTransformation; OME says of itself in the description
@@ -103,12 +104,15 @@ def open_source(path: str) -> Iterator[Source]:
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE))
         with _readable(path):
-            first = stack.enter_context(rasterio.open(path))
+            first = stack.enter_context(rasterio.open(path, driver=DRIVER))
             pages = [first]
             told = first.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")
             channels = "<OME" in told and 'SizeC="3"' in told  # OME: a page for each
             if channels and first.count == 1 and len(first.subdatasets) == 3:
-                pages = [stack.enter_context(rasterio.open(name)) for name in first.subdatasets]
+                pages = [
+                    stack.enter_context(rasterio.open(name, driver=DRIVER))
+                    for name in first.subdatasets
+                ]
         bands = [(page, 1) for page in pages]
         if first.count >= 3:
             bands = [(first, band) for band in (1, 2, 3)]
@@ -189,7 +193,7 @@ def _created(part: Path, source: Source, classes: ClassSet) -> Iterator[Any]:
     with rasterio.open(
         part,
         "w",
-        driver="GTiff",
+        driver=DRIVER,
         height=height,
         width=width,
         count=1,

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from hfgd.data.draw import Prediction
-from hfgd.data.images import Pixels
+from hfgd.data.images import Pixels, open_image
 from hfgd.errors import HfgdError
 from hfgd.files import write_whole
 from hfgd.inference.labeller import Labeller
@@ -21,6 +20,11 @@ from hfgd.predict.places import Folder
 from hfgd.predict.rows import Row, count_classes
 from hfgd.predict.writer import Writer, save_png
 
+# Playlists, which name further files and addresses, are not read, whatever a file is called.
+SAFE = {
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo",
+    "protocol_whitelist": "file",
+}
 KEPT = (".mp4", ".mov", ".m4v", ".mkv")  # containers that take H.264 and most sounds; others: .mkv
 
 
@@ -76,7 +80,7 @@ def _library(path: str) -> Any:
 
 @contextmanager
 def _opened(av: Any, path: str) -> Iterator[Any]:
-    with av.open(path) as source:
+    with av.open(path, options=SAFE) as source:
         if not source.streams.video:
             raise HfgdError(f"'{path}' holds no pictures.")
         yield source
@@ -145,7 +149,7 @@ class _Frames:
         place, path = self.writer.place, str(self.item.source)
         name = f"{self.item.target.removesuffix('.png')}/{self.number:06}.png"
         if place.is_newer(f"labels/{name}", path):
-            return np.asarray(Image.open(io.BytesIO(place.read(f"labels/{name}") or b"")))
+            return np.asarray(open_image(io.BytesIO(place.read(f"labels/{name}") or b""), ("PNG",)))
         began = time.perf_counter()
         found = label(self.labeller, pixels)
         counts = count_classes(found.labels, len(self.labeller.classes))

@@ -5,7 +5,7 @@ from io import BytesIO
 
 from PIL import Image, UnidentifiedImageError
 
-from hfgd.data.images import Pixels, read_image
+from hfgd.data.images import Pixels, open_image, read_image
 from hfgd.errors import HfgdError
 
 
@@ -36,7 +36,7 @@ def decoded(content: bytes, limits: Limits) -> Pixels:
     Raises Refused: 415 for what is no image of these formats, 413 for too many pixels.
     """
     try:
-        with Image.open(BytesIO(content), formats=limits.formats) as image:
+        with open_image(BytesIO(content), limits.formats) as image:
             count = image.width * image.height
             if count > limits.pixels:
                 raise Refused(

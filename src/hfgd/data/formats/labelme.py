@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from hfgd.data.archive import Packed, Source
 from hfgd.data.formats.base import (
@@ -34,6 +33,7 @@ from hfgd.data.formats.base import (
 )
 from hfgd.data.formats.regions import Ellipse, Patch, Polygons, Region, box
 from hfgd.data.formats.tree import Tree, split_of_folders, without_suffix
+from hfgd.data.images import open_image
 from hfgd.data.rle import Mask
 from hfgd.errors import HfgdError
 
@@ -127,7 +127,7 @@ def _region(record: Any, place: str) -> Region | None:
 def _mask(text: str, size: tuple[int, int], place: str) -> Mask:
     """A base64 PNG of the size of its box."""
     try:
-        with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as picture:
+        with open_image(io.BytesIO(base64.b64decode(text, validate=True)), ("PNG",)) as picture:
             mask = np.asarray(picture.convert("L")) > 0
     except (binascii.Error, OSError, SyntaxError, ValueError) as error:
         raise HfgdError(f"'mask' is no PNG in base64 ({error}).") from error

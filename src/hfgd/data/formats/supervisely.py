@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from hfgd.data.classes import Rgb
 from hfgd.data.formats.base import (
@@ -33,7 +32,7 @@ from hfgd.data.formats.base import (
 )
 from hfgd.data.formats.regions import Patch, Polygons, Region, box
 from hfgd.data.formats.tree import Tree, split_of_folders, without_suffix
-from hfgd.data.images import IMAGE_SUFFIXES
+from hfgd.data.images import IMAGE_SUFFIXES, open_image
 from hfgd.data.rle import Mask
 from hfgd.errors import HfgdError
 
@@ -130,7 +129,7 @@ def decode_bitmap(text: str) -> Mask:
     """base64 → zlib → PNG → the pixels that are not transparent, or not 0 where nothing is."""
     try:
         packed = zlib.decompress(base64.b64decode(text, validate=True))
-        with Image.open(io.BytesIO(packed)) as picture:
+        with open_image(io.BytesIO(packed), ("PNG",)) as picture:
             if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA"):
                 return np.asarray(picture.convert("RGBA"))[..., 3] > 0
             return np.asarray(picture.convert("L")) > 0

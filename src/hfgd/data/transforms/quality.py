@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hfgd.data.images import open_image
 from hfgd.data.transforms.spec import AugmentSpec
 from hfgd.data.transforms.streams import Rng
 
@@ -79,5 +80,5 @@ class Jpeg:
         Image.fromarray(to_bytes(window).permute(1, 2, 0).numpy()).save(
             file, "JPEG", quality=self.quality
         )
-        pixels = np.array(Image.open(file).convert("RGB"))
+        pixels = np.array(open_image(file, ("JPEG",)).convert("RGB"))
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255

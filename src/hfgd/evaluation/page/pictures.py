@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hfgd.data.images import Pixels
+from hfgd.data.images import Pixels, open_image
 
 SIDE = 400  # pixels of the longer side: 500 images with all their layers stay below 60 MB
 QUALITY, HEAT_QUALITY = 70, 60  # of WebP
@@ -46,7 +46,7 @@ def heat(values: Pixels) -> bytes:
 
 def pixels_of(picture: bytes) -> Pixels:
     """The values of ``label_picture`` or ``heat``, (h, w) uint8."""
-    with Image.open(BytesIO(picture)) as image:
+    with open_image(BytesIO(picture)) as image:
         return np.asarray(image.convert("L"))
 
 
