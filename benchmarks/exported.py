@@ -73,12 +73,12 @@ def peer_files(name, classes, size, folder):
 
 def peer_variant(path, precision="fp32"):
     """A peer's file in the session that ours are run in."""
-    session = open_session(path, precision=precision)
+    session = open_session(path, precision=precision, code=path.parent)
     return lambda image: session(image[None].numpy())["labels"][0]
 
 
 def our_variant(path, precision):
-    exported = ExportedModel(path, precision=precision)
+    exported = ExportedModel(path, precision=precision, code=path.parent)
     return lambda image: exported(image.permute(1, 2, 0).contiguous().numpy())
 
 

@@ -55,7 +55,7 @@ def data(tmp_path):
 def sound(model, file, checked, images):
     """A file beside its network: labels, what it says of itself, and what a cut one is answered."""
     assert all(c.equal >= check.ENOUGH and c.logits < 1e-3 for c in checked)
-    exported = ExportedModel(file)
+    exported = ExportedModel(file, code=file.parent)
     for image in images:
         assert (exported(image) == model.predict(image).labels).mean() >= check.ENOUGH
     facts = read_facts(file)
@@ -64,12 +64,14 @@ def sound(model, file, checked, images):
     for part in file.parent.iterdir():
         part.write_bytes(part.read_bytes()[:3000])
     with pytest.raises(HfgdError, match="truncated or no"):
-        ExportedModel(file)
+        ExportedModel(file, code=file.parent)
 
 
 def labels_alone(file, size=(33, 33)):
     with pytest.raises(HfgdError, match="export it with --logits"):
-        open_labeller(str(file), How()).reduced(torch.zeros(3, *size, dtype=torch.uint8), max)
+        open_labeller(str(file), How(code=file.parent)).reduced(
+            torch.zeros(3, *size, dtype=torch.uint8), max
+        )
 
 
 @pytest.mark.slow
@@ -135,7 +137,7 @@ def test_int8_is_refused_where_it_makes_no_sense(data, tmp_path):
 def test_one_sentence_for_each_unusable_file(name, content, says, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(HfgdError, match=says.replace(".", r"\.")):
-        open_session(tmp_path / name)
+        open_session(tmp_path / name, code=tmp_path)
 
 
 @pytest.mark.parametrize(("runtime", "name"), [("openvino", "a.xml"), ("torch", "a.pt2")])
@@ -148,7 +150,7 @@ def test_without_the_runtime(runtime, name, tmp_path):
     code = (
         f"import sys; sys.modules[{runtime!r}] = None\n"
         "from pathlib import Path; from hfgd.export.sessions import open_session\n"
-        f"open_session(Path({str(Path(tmp_path / name))!r}))"
+        f"open_session(Path({str(Path(tmp_path / name))!r}), code={str(tmp_path)!r})"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert f"{runtime}, which is not installed; pip install 'hfgd[" in found.stderr

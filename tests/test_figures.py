@@ -345,7 +345,7 @@ def test_an_option_of_another_figure_is_refused(runs, tmp_path, option):
 
 
 def test_a_network_of_another_kind_has_no_class_tokens(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr("hfgd.figures.wanted.load_model", lambda *_: torch.nn.Linear(1, 1))
+    monkeypatch.setattr("hfgd.figures.wanted.load_model", lambda *_, **__: torch.nn.Linear(1, 1))
     with pytest.raises(HfgdError, match="without class tokens"):
         draw(Wanted("6", runs, tmp_path / "out"))
 

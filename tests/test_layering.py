@@ -8,7 +8,7 @@ import hfgd
 ROOT = Path(hfgd.__file__).parent
 ORDER = [
     ["errors"],
-    ["geometry", "files", "values"],
+    ["geometry", "files", "values", "code"],
     ["parallel", "resample"],
     ["progress"],
     ["hub"],

@@ -58,6 +58,7 @@ def ablate(
     out: Path,
     seeds: int = 1,
     as_toy: bool = False,
+    code: Path | None = None,
 ) -> list[RowResult]:
     """Run every row with every seed into ``out/TABLE-ROW/seedN`` and write the table, after each run.
 
@@ -69,7 +70,7 @@ def ablate(
     results: dict[str, RowResult] = {}
     for number, (row, seed) in enumerate(((r, s) for s in range(seeds) for r in rows), start=1):
         say(f"\n[{number}/{total}] {row.name}, seed {seed}: {row.what}")
-        miou = _run(row, {**changes, "train.seed": seed}, out, seed, as_toy)
+        miou = _run(row, {**changes, "train.seed": seed}, out, seed, as_toy, code)
         before = results[row.name].miou if row.name in results else []
         results[row.name] = RowResult(row.name, row.what, [*before, miou], row.paper.get("ss"))
         if is_main():
@@ -77,7 +78,9 @@ def ablate(
     return list(results.values())
 
 
-def _run(row: Row, changes: Mapping[str, Any], out: Path, seed: int, as_toy: bool) -> float:
+def _run(
+    row: Row, changes: Mapping[str, Any], out: Path, seed: int, as_toy: bool, code: Path | None
+) -> float:
     recipe = toy(row.recipe()) if as_toy else row.recipe()
     folder = out / row.name.replace("/", "-") / f"seed{seed}"
     recipe = recipe.with_(**changes)
@@ -89,7 +92,7 @@ def _run(row: Row, changes: Mapping[str, Any], out: Path, seed: int, as_toy: boo
         miou = math.nan if found is None else float(found)
     else:
         resume = (folder / "recipe.yaml").is_file()
-        miou = fit(recipe, folder, resume).report.scores.miou
+        miou = fit(recipe, folder, resume, code=code).report.scores.miou
     if math.isnan(miou):  # which JSON does not have, and no table needs
         raise HfgdError(
             f"'{report}' has no mIoU, as no class was in the labels; delete '{folder}' to run it again."

@@ -42,10 +42,17 @@ def create(
     return network
 
 
-def load(path: str | Path, device: str = "cpu", network: Network | None = None) -> Network:
+def load(
+    path: str | Path,
+    device: str = "cpu",
+    network: Network | None = None,
+    code: str | Path | None = None,
+) -> Network:
     """A saved model: a run folder, a folder with model.safetensors and config.json, or one on the hub,
     ``hf://user/name`` or ``hf://user/name@revision``.
 
     ``network``: takes the weights of a model that was put together by hand, without a builder.
+    ``code``: a folder that you trust, which holds the module of the model's ``@hfgd.builder``. Without
+    it a model runs no code but what you have imported yourself.
     """
-    return load_model(path, device, network)
+    return load_model(path, device, network, code)

@@ -46,16 +46,22 @@ def describe(model: Network) -> ModelConfig:
     return config.model_copy(update={**values, "licence_of_backbone": licence})
 
 
-def load_model(path: str | Path, device: str = "cpu", network: Network | None = None) -> Network:
+def load_model(
+    path: str | Path,
+    device: str = "cpu",
+    network: Network | None = None,
+    code: str | Path | None = None,
+) -> Network:
     """The model of a folder that ``save_model`` wrote, ready to predict.
 
     ``path``: such a folder, a run folder, whose last model it then is, or ``hf://user/name``.
-    ``network``: takes the weights, where the folder does not say how to build one.
+    ``network``: takes the weights, where the folder does not say how to build one. ``code``: a folder
+    that the network's own code may be imported from, see ``hfgd.code``.
     Raises HfgdError for anything else, and for a truncated or foreign file.
     """
     folder = model_folder(path)
     config = read_config(folder)
-    model = rebuild(config) if network is None else network
+    model = rebuild(config, code=code) if network is None else network
     if model.classes.names != config.classes:
         raise HfgdError(f"'{folder}' knows other classes than the network that was given for it.")
     _load_weights(model, folder / WEIGHTS)
@@ -90,7 +96,7 @@ def read_config(path: str | Path) -> ModelConfig:
     if not isinstance(content["format"], int) or content["format"] > FORMAT:
         raise HfgdError(f"'{file}' was written by a newer hfgd; update the package to load it.")
     try:
-        return ModelConfig.model_validate(_migrated(content))
+        config = ModelConfig.model_validate(_migrated(content))
     except (ValidationError, KeyError, TypeError, AttributeError) as error:
         key = (
             ".".join(map(str, error.errors()[0]["loc"]))
@@ -98,6 +104,12 @@ def read_config(path: str | Path) -> ModelConfig:
             else error
         )
         raise HfgdError(f"'{file}' holds no usable model: '{key}' is missing or wrong.") from error
+    if config.model is not None and config.model.backbone.pretrained is not False:
+        raise HfgdError(
+            f"'{file}' asks for weights from elsewhere (model.backbone.pretrained), and a saved model "
+            "brings its own; hfgd writes false there."
+        )
+    return config
 
 
 def is_by_hand(folder: Path) -> bool:

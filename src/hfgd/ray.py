@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,8 +63,10 @@ class Labeller:
         protocol: str = "ss",
         device: str | None = None,
         precision: Precision = "auto",
+        code: Path | None = None,
     ) -> None:
-        self._labeller = open_labeller(str(model), How(protocol, None, device, precision))
+        how = How(protocol, None, device, precision, code=code)
+        self._labeller = open_labeller(str(model), how)
 
     def __call__(self, batch: Rows) -> Rows:
         paths = [str(path) for path in batch["path"]]

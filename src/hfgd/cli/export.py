@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from hfgd.cli.options import Code
 from hfgd.errors import HfgdError
 
 SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "openvino": ".xml", "html": ".html"}
@@ -41,6 +42,7 @@ def export(
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="How many of its images.")] = 128,
     out: Annotated[Path | None, typer.Option(help="The file; MODEL/model.onnx by default.")] = None,
+    code: Code = None,
 ) -> None:
     """Write a model as a file that runs elsewhere.
 
@@ -61,7 +63,7 @@ def export(
         raise HfgdError(
             f"'{file}' should end in {SUFFIXES[format]} for --format {format}, by which hfgd knows it."
         )
-    network = load_model(model)
+    network = load_model(model, code=code)
     scored = _scored_split(model)
     calibration = (
         Calibration.of(calibrate, images, calibrate_split, scored, data_yaml) if calibrate else None

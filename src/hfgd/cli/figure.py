@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from hfgd.cli.options import Code
 from hfgd.errors import HfgdError
 
 PANELS = ("3", "7", "8", "9")
@@ -44,6 +45,7 @@ def figure(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU where there is one.")
     ] = None,
+    code: Code = None,
 ) -> None:
     """The paper's figures from any runs and data.
 
@@ -57,7 +59,7 @@ def figure(
     if images is not None and name not in PANELS:
         raise HfgdError(f"--images is for figures 3, 7, 8 and 9; figure {name} takes none.")
     wanted = Wanted(
-        name, runs, out, data, split, data_yaml, limit, How(device=device),
+        name, runs, out, data, split, data_yaml, limit, How(device=device, code=code),
         _names("classes", classes), most, pixels, samples, seed, _names("images", images), count,
         size,
     )  # fmt: skip

@@ -11,6 +11,7 @@ import typer
 from hfgd.cli import data
 from hfgd.cli.export import export
 from hfgd.cli.figure import figure
+from hfgd.cli.options import Code
 from hfgd.cli.predict import predict
 from hfgd.cli.review import review
 from hfgd.cli.serve import serve
@@ -176,6 +177,7 @@ def ablate(
     devices: Devices = 1,
     nodes: Nodes = 1,
     toy: Toy = False,
+    code: Code = None,
 ) -> None:
     """Run rows of the paper's tables on any data, into one table.
 
@@ -193,7 +195,7 @@ def ablate(
     folder = out or Path("runs") / "+".join(name.replace("/", "-") for name in names)
     if _launched(devices, nodes):
         return
-    results = run(names, changes, folder, seeds, toy)
+    results = run(names, changes, folder, seeds, toy, code)
     if not is_main():
         return
     print(markdown(results, changes))
@@ -225,6 +227,7 @@ def train(
         bool, typer.Option("--profile", help="Write where the time of a step goes into the run.")
     ] = False,
     toy: Toy = False,
+    code: Code = None,
 ) -> None:
     """Train a recipe on data: a scored, shown model in a run folder."""
     from hfgd.parallel.rank import is_main
@@ -247,7 +250,7 @@ def train(
     folder = out or free_folder(resolved.name.replace("/", "-") if resolved else "run")
     if _launched(devices, nodes, None if out else folder):
         return
-    run = fit(resolved, folder, resume, profile)
+    run = fit(resolved, folder, resume, profile, code=code)
     if not is_main():
         return
     _show(run.report)
@@ -299,6 +302,7 @@ def evaluate_(
     device: Device = None,
     devices: Devices = 1,
     nodes: Nodes = 1,
+    code: Code = None,
 ) -> None:
     """Score a model on labelled images.
 
@@ -320,7 +324,7 @@ def evaluate_(
         gallery=gallery,
         calibrate=calibrate,
     )
-    how = How(protocol, branch, device, precision)
+    how = How(protocol, branch, device, precision, code=code)
     if engine == "ray":
         from hfgd.ray import score
 
@@ -355,6 +359,7 @@ def compare(
     gallery: Gallery = 500,
     precision: Precision = "fp32",
     device: Device = None,
+    code: Code = None,
 ) -> None:
     """Models side by side: differences of each class, with intervals.
 
@@ -368,7 +373,7 @@ def compare(
 
     what = what_to_score(models[0], data, split, data_yaml, limit, "compare")
     what = replace(what, gallery=gallery)
-    print(run(models, How(protocol, None, device, precision), what, out, count))
+    print(run(models, How(protocol, None, device, precision, code=code), what, out, count))
     print(f"written: {out}/report.html, compare.md, compare.json, compare.png")
 
 
@@ -425,6 +430,7 @@ def _print_all_letters(stdout: Any) -> None:
 
 def main() -> None:
     """Run the program; a user's mistake is one sentence and an exit code, never a traceback."""
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # what it starts imports nothing from here
     _print_all_letters(sys.stdout)
     try:
         app()

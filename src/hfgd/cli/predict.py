@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from hfgd.cli.options import Code
 from hfgd.errors import HfgdError
 
 
@@ -62,6 +63,7 @@ def predict(
         str | None,
         typer.Option(help="Only merge the shares' manifests and failures in this --out."),
     ] = None,
+    code: Code = None,
 ) -> None:
     """Label images: palette PNGs and overlays.
 
@@ -90,7 +92,7 @@ def predict(
     from hfgd.predict import Sure, predict_files
     from hfgd.predict.kinds import Extent
 
-    how = How(protocol, None, own_device(device, model), precision)
+    how = How(protocol, None, own_device(device, model), precision, code=code)
     sure = Sure(confidence, min_confidence) if confidence or min_confidence else None
     outcome = predict_files(
         model, inputs, out, how, opacity, server, share, Extent(tile, every, overlays), sure

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from hfgd.cli.options import Code
 from hfgd.errors import HfgdError
 
 SHOWN = 5
@@ -57,6 +58,7 @@ def review(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1; the GPU where there is one.")
     ] = None,
+    code: Code = None,
 ) -> None:
     """Find labels that look wrong, or images worth labelling next.
 
@@ -68,7 +70,7 @@ def review(
     from hfgd.review.labels import Task, review_labels
     from hfgd.review.quality import Terms
 
-    how = How(protocol, None, device)
+    how = How(protocol, None, device, code=code)
     splits, changes = tuple(split or ()), parse_overrides(settings or [])
     if unlabelled is not None:
         _choose(run, unlabelled, next_, by, how, out, data, splits, data_yaml)

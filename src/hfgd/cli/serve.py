@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from hfgd.cli.options import Code
 from hfgd.errors import HfgdError
 
 
@@ -22,6 +23,7 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, help="Requests in hand; 429 for those beyond.")] = 16,
     seconds: Annotated[float, typer.Option(min=0.1, help="For a request.")] = 60.0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1.")] = None,
+    code: Code = None,
 ) -> None:
     """Serve a model over HTTP.
 
@@ -40,4 +42,4 @@ def serve(
         if name not in known:
             raise HfgdError(f"--formats: '{name}' is not served; use some of {','.join(known)}.")
     limits = Limits(max_bytes, max_pixels, names, queue, seconds)
-    run(model, limits, host, port, workers, device)
+    run(model, limits, host, port, workers, device, code)

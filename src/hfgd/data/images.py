@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 
-def open_image(file: "str | Path | IO[bytes]", formats: Sequence[str] = FORMATS) -> Image.Image:
+def open_image(file: "str | Path | IO[bytes]", formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Open an image file in one of these formats; raises as ``PIL.Image.open``.
 
     Every image that hfgd reads is opened here, since Pillow alone decides by the content: it gives

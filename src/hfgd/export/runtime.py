@@ -20,15 +20,20 @@ if TYPE_CHECKING:
 class ExportedModel:
     """RGB image → label map at its size, by a file that ``hfgd export`` wrote.
 
-    The suffix says which runtime: see sessions/. ``facts`` is what the file says of itself. Raises
+    The suffix says which runtime: see sessions/. ``facts`` is what the file says of itself.
+    ``code``: a folder that holds the file, which a .pt2 needs, as it is a program. Raises
     HfgdError for a file that is missing, damaged or foreign, and without its runtime.
     """
 
     def __init__(
-        self, path: str | Path, device: str | None = None, precision: Precision = "fp32"
+        self,
+        path: str | Path,
+        device: str | None = None,
+        precision: Precision = "fp32",
+        code: str | Path | None = None,
     ) -> None:
         self.path = Path(path)
-        self._session = open_session(self.path, device, precision)
+        self._session = open_session(self.path, device, precision, code=code)
         self.facts = _facts_of(self._session, self.path)
         self.classes: ClassSet = self.facts.class_set
         quantised = self.facts.precision == "int8"

@@ -151,7 +151,9 @@ def facts_of(
 def _checked(
     whole: Whole, path: Path, full: Path, final: Path, size: Size | None, config: ModelConfig
 ) -> tuple[list[Checked], int]:
-    pair = Pair(whole, path, open_session(full), open_session(final))
+    pair = Pair(
+        whole, path, open_session(full, code=full.parent), open_session(final, code=final.parent)
+    )
     if size is not None:
         return [compare(pair, f"image {i + 1}", size, seed=i) for i in range(3)], min(size)
     with torch.no_grad():

@@ -61,7 +61,7 @@ def draw(wanted: Wanted) -> str:
     size = wanted.size or recipe.augment.crop
     if min(size) < 1:
         raise HfgdError(f"--size takes a height and a width of at least 1, not {size}.")
-    flow = traced(_built(recipe), size)
+    flow = traced(_built(recipe, wanted.how.code), size)
     wanted.table(
         {
             "from": arrow.start,
@@ -91,11 +91,11 @@ def _recipe(name: str) -> Recipe:
     return find_recipe(str(stored) if stored.is_file() else name)
 
 
-def _built(recipe: Recipe) -> Network:
+def _built(recipe: Recipe, code: Path | None) -> Network:
     classes = ClassSet.numbered(CLASS_COUNTS.get(recipe.dataset or "", 59))
     with torch.device("meta"):
         if recipe.network is not None:
-            return find_builder(recipe.network.name)(classes, **recipe.network.arguments)
+            return find_builder(recipe.network.name, code)(classes, **recipe.network.arguments)
         return build(recipe.model.with_backbone(pretrained=False), classes)
 
 

@@ -145,7 +145,7 @@ def open_runs(wanted: Wanted) -> list[Run]:
     """
     opened: list[Run] = []
     for title, path in wanted.named_runs().items():
-        network = _network(path, wanted.name, wanted.how.device)
+        network = _network(path, wanted.name, wanted.how)
         config = network.config
         branch: Branch = config.branch if config is not None else "fine"
         opened.append(Run(title, network, branch, config.name if config is not None else title))
@@ -153,13 +153,13 @@ def open_runs(wanted: Wanted) -> list[Run]:
     return opened
 
 
-def _network(path: str, figure: str, device: str | None) -> Segmenter:
+def _network(path: str, figure: str, how: How) -> Segmenter:
     if is_exported(path):
         raise HfgdError(
             f"'{path}' is an exported file, whose class tokens cannot be told from its other "
             f"weights; give figure {figure} the run it was exported from."
         )
-    network = load_model(path, pick_device(device))
+    network = load_model(path, pick_device(how.device), code=how.code)
     if not isinstance(network, Segmenter):
         raise HfgdError(
             f"'{path}' is a network of another kind, without class tokens; figure {figure} needs "

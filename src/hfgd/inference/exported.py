@@ -1,5 +1,6 @@
 """An exported file where a PyTorch network would stand."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfgd.data.images import Pixels
@@ -27,13 +28,14 @@ class FileLabeller:
         branch: Branch | None = None,
         device: str | None = None,
         precision: Precision = "fp32",
+        code: str | Path | None = None,
     ) -> None:
         if protocol != SINGLE_SCALE.name:
             raise HfgdError(
                 f"'{path}' holds one whole pass over an image: --protocol {protocol} needs the run "
                 "folder it was exported from; use ss."
             )
-        self._model = ExportedModel(path, device, precision)
+        self._model = ExportedModel(path, device, precision, code)
         own = self._model.facts.branch
         if branch not in (None, own):
             raise HfgdError(

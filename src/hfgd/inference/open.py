@@ -19,7 +19,8 @@ class How:
 
     ``protocol``: ss, mf, slide or a YAML file. ``branch``: the model's own where None.
     ``device``: the GPU where there is one. ``precision``: see ``parallel/device.py``. ``crop``: the
-    window of 'slide', the model's own training crop where None.
+    window of 'slide', the model's own training crop where None. ``code``: a folder whose code the
+    model may run, see ``hfgd.code``.
     """
 
     protocol: str = "ss"
@@ -27,6 +28,7 @@ class How:
     device: str | None = None
     precision: Precision = "fp32"
     crop: Size | None = None
+    code: Path | None = None
 
     def on(self, device: str) -> "How":
         """The same on a device."""
@@ -63,7 +65,7 @@ def open_labeller(path: str, how: How) -> Labeller:
     Raises HfgdError for what is none, and for what an exported file cannot do.
     """
     if is_exported(path):
-        return FileLabeller(path, how.protocol, how.branch, how.device, how.precision)
+        return FileLabeller(path, how.protocol, how.branch, how.device, how.precision, how.code)
     from hfgd.checkpoint import load_model, read_config
     from hfgd.inference.networks import NetworkLabeller
     from hfgd.parallel.device import pick_device
@@ -71,7 +73,7 @@ def open_labeller(path: str, how: How) -> Labeller:
     config = read_config(path)
     device = pick_device(how.device)
     return NetworkLabeller(
-        load_model(path, device),
+        load_model(path, device, code=how.code),
         find_protocol(how.protocol, how.crop or config.crop),
         how.branch or config.branch,
         device,

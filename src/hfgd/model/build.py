@@ -1,10 +1,11 @@
 """From a spec, or a function of one's own, to a network: the only place that reads a spec."""
 
 import functools
-import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
+from hfgd.code import import_function
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
 from hfgd.model.aux_fcn import AuxFCN
@@ -22,6 +23,7 @@ from hfgd.model.spec import BackboneSpec, ModelSpec
 from hfgd.model.upsamplers import UpsamplerSite, make_upsampler
 
 N = TypeVar("N", bound=Network)
+_BUILDERS: dict[str, Callable[..., Network]] = {}  # those that this process has defined or imported
 
 
 def build(spec: ModelSpec, classes: ClassSet) -> Segmenter:
@@ -71,50 +73,56 @@ def builder(make: Callable[..., N]) -> Callable[..., N]:
     The network that it makes remembers 'module:function' and its arguments (JSON values), so that
     ``hfgd.load`` can build it again; code is never stored, and only marked functions are called.
     """
+    name = f"{make.__module__}:{make.__qualname__}"
+    # what stands in a script or inside another function cannot be imported again
+    importable = make.__module__ != "__main__" and make.__qualname__.isidentifier()
 
     @functools.wraps(make)
     def made(classes: ClassSet, **arguments: Any) -> N:
         network = make(classes, **arguments)
-        name = f"{make.__module__}:{make.__qualname__}"
-        # what stands in a script or inside another function cannot be imported again
-        if make.__module__ != "__main__" and make.__qualname__.isidentifier():
+        if importable:
             network.config = ModelConfig.of(
                 classes, builder=Builder(name=name, arguments=arguments)
             )
         return network
 
     made.__hfgd_builder__ = True  # type: ignore[attr-defined]
+    if importable:
+        _BUILDERS[name] = made
     return made
 
 
-def rebuild(config: ModelConfig, classes: ClassSet | None = None) -> Network:
+def rebuild(
+    config: ModelConfig, classes: ClassSet | None = None, code: str | Path | None = None
+) -> Network:
     """The network that a config describes, with random weights; ``classes``: others than its own.
 
+    ``code``: see ``find_builder``. Nothing is fetched, and no weights are read.
     Raises HfgdError where the config names no way, or a function that is not there or not marked.
     """
     classes = classes or config.class_set
     if config.model is not None:
         spec = config.model.with_backbone(mean=config.mean, std=config.std)
-        return build(spec, classes)
+        with without_weights():
+            return build(spec, classes)
     if config.builder is None:
         raise HfgdError(
             f"'{config.name}' was put together in Python without a builder; load it with "
             "hfgd.load(path, network=...), or mark a function that makes it with @hfgd.builder."
         )
     with without_weights():
-        return find_builder(config.builder.name)(classes, **config.builder.arguments)
+        return find_builder(config.builder.name, code)(classes, **config.builder.arguments)
 
 
-def find_builder(name: str) -> Callable[..., Network]:
-    """The marked function 'package.module:function'; raises HfgdError where there is none."""
-    module, _, function = name.partition(":")
-    try:
-        found: Callable[..., Network] = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise HfgdError(
-            f"the model is built by '{name}', which cannot be imported ({error}); "
-            "install the package that holds it, or put its folder on PYTHONPATH."
-        ) from error
+def find_builder(name: str, code: str | Path | None = None) -> Callable[..., Network]:
+    """The marked function 'package.module:function'.
+
+    One that this process has defined or imported by itself is taken. ``code``: a folder that others
+    may be imported from. Raises HfgdError where there is none, and where it is not marked.
+    """
+    if name in _BUILDERS:
+        return _BUILDERS[name]
+    found: Callable[..., Network] = import_function(name, code)
     if getattr(found, "__hfgd_builder__", None) is not True:
         raise HfgdError(f"'{name}' is not marked as a builder; put @hfgd.builder above it.")
     return found

@@ -94,7 +94,7 @@ def launch(arguments: Sequence[str], devices: int, nodes: int) -> None:
     # as torchrun does, but with the cores shared out
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
     try:
-        elastic_launch(config, sys.executable)("-m", "hfgd", *arguments)
+        elastic_launch(config, sys.executable)("-P", "-m", "hfgd", *arguments)
     except SignalException as error:
         name = signal.Signals(error.sigval).name
         raise Ended(f"stopped by {name}.", 128 + error.sigval) from error

@@ -84,7 +84,7 @@ def run_shards(arguments: Sequence[str], count: int) -> list[int]:
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
         environment = {"OMP_NUM_THREADS": threads, **os.environ, **own}
         running[rank] = subprocess.Popen(
-            [sys.executable, "-m", "hfgd", *arguments], env=environment
+            [sys.executable, "-P", "-m", "hfgd", *arguments], env=environment
         )
 
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the shares end with it

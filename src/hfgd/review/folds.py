@@ -62,7 +62,14 @@ def fold_recipe(run: str, changes: dict[str, Any]) -> Recipe:
     return recipe.with_(**kept, **{"data.location": None, "data.data_yaml": None})
 
 
-def train_fold(recipe: Recipe, pool: Pool, fold_of: Sequence[int], fold: int, out: Path) -> Path:
+def train_fold(
+    recipe: Recipe,
+    pool: Pool,
+    fold_of: Sequence[int],
+    fold: int,
+    out: Path,
+    code: Path | None = None,
+) -> Path:
     """Train the network that judges ``fold``, or go on with it; returns its run folder."""
     folder = RunFolder(out / "folds" / f"{fold + 1}")
     sides = [
@@ -74,7 +81,7 @@ def train_fold(recipe: Recipe, pool: Pool, fold_of: Sequence[int], fold: int, ou
     say(f"fold {fold + 1} of {max(fold_of) + 1}: {len(sides[0])} images to train on")
     started = folder.recipe.is_file()
     try:
-        fit(recipe, folder.root, resume=started, data=(sides[0], sides[1]))
+        fit(recipe, folder.root, resume=started, data=(sides[0], sides[1]), code=code)
     except (Interrupted, Terminated) as error:
         raise type(error)(
             f"stopped in fold {fold + 1}, all is saved; the same command goes on."

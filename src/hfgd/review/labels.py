@@ -75,7 +75,7 @@ def review_labels(run: str, task: Task, how: How, out: Path) -> Review:
     else:
         # all networks first: what is wrong with training shows before hours of judging
         folds = range(max(fold_of) + 1)
-        models = [str(train_fold(recipe, pool, fold_of, fold, out)) for fold in folds]
+        models = [str(train_fold(recipe, pool, fold_of, fold, out, how.code)) for fold in folds]
         for fold, model in enumerate(models):
             places = [i for i, f in enumerate(fold_of) if f == fold]
             if any(pool.keys[i] not in rows.done for i in places):

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from io import BytesIO
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -216,23 +217,34 @@ async def _counted(
     return response
 
 
-def opened(model: str, limits: Limits, device: str | None = None) -> FastAPI:
+def opened(
+    model: str, limits: Limits, device: str | None = None, code: Path | None = None
+) -> FastAPI:
     """The application of a run folder, a model folder or an exported file."""
     from hfgd.inference.open import How, open_labeller, origin
 
-    labeller = open_labeller(model, How(device=device, precision="auto"))
+    labeller = open_labeller(model, How(device=device, precision="auto", code=code))
     return make_app(labeller, limits, origin(model).name)
 
 
-def run(model: str, limits: Limits, host: str, port: int, workers: int, device: str | None) -> None:
+def run(
+    model: str,
+    limits: Limits,
+    host: str,
+    port: int,
+    workers: int,
+    device: str | None,
+    code: Path | None = None,
+) -> None:
     """Serve until interrupted. ``workers``: processes, each with a model of its own."""
     import uvicorn
 
-    app: Any = opened(model, limits, device)  # a mistake is told before anything listens
+    app: Any = opened(model, limits, device, code)  # a mistake is told before anything listens
     print(f"http://{host}:{port}/  (docs: /docs; stop with Ctrl-C)", flush=True)
     if workers > 1:
         del app
         settings = {"model": model, "limits": asdict(limits), "device": device}
+        settings["code"] = None if code is None else str(code)
         os.environ[SETTINGS] = json.dumps(settings)
         app = "hfgd.serve.app:from_environment"
     uvicorn.run(
@@ -249,7 +261,8 @@ def run(model: str, limits: Limits, host: str, port: int, workers: int, device: 
 def from_environment() -> FastAPI:
     """The application of one of several processes."""
     settings = json.loads(os.environ[SETTINGS])
-    return opened(settings["model"], Limits(**settings["limits"]), settings["device"])
+    code = settings["code"] and Path(settings["code"])
+    return opened(settings["model"], Limits(**settings["limits"]), settings["device"], code)
 
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}

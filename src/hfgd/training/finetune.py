@@ -1,5 +1,7 @@
 """Starting from a trained model whose classes may be others."""
 
+from pathlib import Path
+
 import torch
 
 from hfgd.checkpoint import load_model, read_config
@@ -11,7 +13,7 @@ from hfgd.model.network import Network
 from hfgd.progress import say
 
 
-def start_from(network: Network, path: str) -> None:
+def start_from(network: Network, path: str, code: str | Path | None = None) -> None:
     """Take the weights of the model at ``path`` over into ``network``, in place, and say what fits.
 
     Whatever belongs to single classes (class tokens, the logits of auxiliary heads) is matched by
@@ -20,7 +22,7 @@ def start_from(network: Network, path: str) -> None:
     """
     if network.config is None:
         raise HfgdError("train.init needs a network that was made by a recipe or an @hfgd.builder.")
-    source = load_model(path)
+    source = load_model(path, code=code)
     theirs, mine = source.state_dict(), network.state_dict()
     by_class = _tensors_by_class(network.config)
     shared = [name for name in network.classes.names if name in source.classes.names]

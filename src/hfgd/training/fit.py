@@ -69,13 +69,15 @@ def fit(
     profile: bool = False,
     network: Network | None = None,
     data: tuple[SegDataset, SegDataset] | None = None,
+    code: Path | None = None,
 ) -> Run:
     """Train, validate, score and draw; everything lands in ``out``.
 
     ``resume`` goes on with the run in ``out`` and needs no recipe. ``profile``: see Profile.
     ``network``: one of your own in place of the recipe's ``model``; made by an @hfgd.builder it is
     found again when the run is resumed or loaded. ``data``: what to train and to validate on, in place
-    of the recipe's. Started as one of several processes it trains
+    of the recipe's. ``code``: a folder that networks of one's own may be imported from, see
+    ``hfgd.code``. Started as one of several processes it trains
     together with them, and the main one writes. Raises HfgdError for bad input, TrainingStopped where
     the run cannot go on, Interrupted and Terminated for Ctrl-C and SIGTERM; what was saved stays good.
     """
@@ -86,7 +88,7 @@ def fit(
     if recipe is None:
         raise HfgdError("a new run needs a recipe; 'hfgd recipes' lists the named ones.")
     start = read_iteration(folder.state) if resume else 0
-    job = Job(recipe, folder, *(data or _open(recipe)), start)
+    job = Job(recipe, folder, *(data or _open(recipe)), start, code)
     network = job.prepare(network)
     began = time.monotonic()
     with pictures_in(out) as pictures:
@@ -138,6 +140,7 @@ class Job:
     train_set: SegDataset
     val_set: SegDataset
     start: int
+    code: Path | None = None
 
     @property
     def workers(self) -> int:
@@ -164,7 +167,8 @@ class Job:
         replaced = self.start > 0 or recipe.train.init is not None
         with without_weights() if replaced else nullcontext():
             if network is None and recipe.network is not None:
-                network = find_builder(recipe.network.name)(classes, **recipe.network.arguments)
+                make = find_builder(recipe.network.name, self.code)
+                network = make(classes, **recipe.network.arguments)
             if network is None:
                 network = build(recipe.model, classes)
         if network.classes.names != classes.names:
@@ -173,7 +177,7 @@ class Job:
                 f"'{self.train_set.title}' has {', '.join(classes.names)}; they must agree."
             )
         if recipe.train.init is not None and not self.start:
-            start_from(network, recipe.train.init)
+            start_from(network, recipe.train.init, self.code)
         told = {"name": recipe.name, "crop": recipe.augment.crop, "branch": recipe.branch}
         config = network.config or ModelConfig.of(network.classes)
         network.config = config.model_copy(update=told)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hfgd.code import check_program
 from hfgd.errors import HfgdError
 from hfgd.export.sessions.base import Session, first_words
 from hfgd.export.sessions.onnx import OnnxSession
@@ -24,6 +25,8 @@ SESSIONS: dict[str, type[Session]] = {
     ".pt2": Pt2Session,
 }
 
+PROGRAMS = (".pt2",)  # files that are run, not read
+
 __all__ = ["SESSIONS", "Session", "first_words", "is_exported", "open_session", "run"]
 
 
@@ -33,16 +36,23 @@ def is_exported(path: str | Path) -> bool:
 
 
 def open_session(
-    path: Path, device: str | None = None, precision: Precision = "fp32", facts_only: bool = False
+    path: Path,
+    device: str | None = None,
+    precision: Precision = "fp32",
+    facts_only: bool = False,
+    code: str | Path | None = None,
 ) -> Session:
     """The session of a file. Raises HfgdError without its runtime, and for what is no such file.
 
-    ``facts_only``: for its ``properties`` alone, which is quicker.
+    ``facts_only``: for its ``properties`` alone, which is quicker and runs nothing. ``code``: a folder
+    whose programs may run, see ``hfgd.code``; only a .pt2 is one.
     """
     if path.suffix not in SESSIONS:
         raise HfgdError(f"'{path}' is no exported file: those end in {', '.join(SESSIONS)}.")
     if not path.is_file():
         raise HfgdError(f"there is no file '{path}'; 'hfgd export RUN' writes one.")
+    if path.suffix in PROGRAMS and not facts_only:
+        check_program(path, code)
     return SESSIONS[path.suffix](path, device, precision, facts_only)
 
 

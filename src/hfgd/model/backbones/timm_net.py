@@ -1,5 +1,7 @@
 """timm's networks with their weights: the cache, the hub, a local file, and what can go wrong."""
 
+import functools
+import inspect
 import logging
 import socket
 from collections.abc import Iterator
@@ -34,6 +36,7 @@ def make_net(
     """
     if not timm.is_model(name):
         raise unknown("backbone", name, timm.list_models())
+    _refuse_loading(options)
     overlay = None
     pretrained = pretrained if _fetching.get() else False
     if pretrained is True:
@@ -52,6 +55,24 @@ def make_net(
             )
     except Exception as error:
         raise _explain(error, name, pretrained, options) from error
+
+
+def _refuse_loading(options: dict[str, Any]) -> None:
+    """Options describe the network; whatever says how timm loads or wraps it is no option."""
+    odd = sorted(options.keys() & _loading_options())
+    if odd:
+        raise HfgdError(
+            f"model.backbone.options: '{odd[0]}' says how timm loads a network, not what it is; leave "
+            "it out, and give weights by model.backbone.pretrained."
+        )
+
+
+@functools.cache
+def _loading_options() -> frozenset[str]:
+    """Those of timm's own functions that load: paths, addresses and caches among them."""
+    loaders = (timm.create_model, timm.models.build_model_with_cfg)
+    names = {name for load in loaders for name in inspect.signature(load).parameters}
+    return frozenset(names - {"kwargs"} | {"features_only", "feature_cls", "out_indices"})
 
 
 @contextmanager

@@ -1,0 +1,420 @@
+"""Foreign models: nothing of theirs runs, and nothing but their own weights is read."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+
+import hfgd
+from conftest import recipe, same
+from hfgd.cli.main import app, main
+from hfgd.data.classes import ClassSet
+from hfgd.errors import HfgdError
+from hfgd.export.facts import Facts
+from hfgd.export.runtime import ExportedModel, read_facts
+from hfgd.export.sessions.pt2 import FACTS
+from hfgd.geometry import Grid
+from hfgd.inference.open import How, open_labeller
+from hfgd.model.config import Builder
+from hfgd.parallel import launch as launching
+from hfgd.predict.shards import run_shards
+from hfgd.training.fit import fit
+
+ABC = ClassSet.of(["a", "b", "c"])
+CODE = """
+from pathlib import Path
+
+import hfgd
+from hfgd.data.classes import ClassSet
+
+Path({mark!r}).touch()
+
+
+@hfgd.builder
+def x(classes: ClassSet, width: int = 16):
+    toy = {{"name": "test_resnet"}}
+    return hfgd.create("sfpn_resnet50", classes=classes.names, backbone=toy, width=width)
+"""
+
+
+def toy(**changes):
+    return hfgd.create(
+        "sfpn_resnet50", classes=ABC.names, backbone={"name": "test_resnet"}, width=16, **changes
+    )
+
+
+def edited(folder, change):
+    """The saved model with another config.json."""
+    file = folder / "config.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    return folder
+
+
+def asking(tmp_path, name):
+    """A toy model that asks for the function ``name``."""
+
+    def change(content):
+        del content["model"]
+        content["builder"] = {"name": name, "arguments": {}}
+
+    return edited(toy().save(tmp_path / "model"), change)
+
+
+@pytest.fixture
+def code(tmp_path, monkeypatch):
+    """The working folder, with a module for each test, and the file that its code leaves behind."""
+    folder, name = tmp_path / "work", f"helper_{tmp_path.name}".replace("-", "_")
+    folder.mkdir()
+    (folder / f"{name}.py").write_text(CODE.format(mark=str(tmp_path / "ran")))
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield folder, name, tmp_path / "ran"
+    sys.modules.pop(name, None)
+
+
+def run_cli(monkeypatch, capsys, *words):
+    """The exit code and what is said, of the command in this process."""
+    monkeypatch.setattr(sys, "argv", ["hfgd", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    told = capsys.readouterr()
+    return end.value.code, told.out + told.err
+
+
+# ---- builders -------------------------------------------------------------------------------
+
+
+def test_a_model_runs_no_code_unless_told(tmp_path, code, monkeypatch):
+    """Not even where the module could be imported."""
+    folder, name, ran = code
+    model = asking(tmp_path, f"{name}:x")
+    for path in ([], ["", str(folder)]):
+        monkeypatch.setattr(sys, "path", [*path, *sys.path])
+        with pytest.raises(HfgdError, match=rf"'{name}:x', and its code runs only .*--code FOLDER"):
+            hfgd.load(model)
+    assert not ran.exists()
+    loaded = hfgd.load(model, code=folder)
+    assert ran.exists()
+    assert same(loaded.state_dict(), hfgd.load(model, code=folder).state_dict())
+
+
+def test_what_the_process_has_imported_itself_needs_no_folder(tmp_path, code):
+    folder, name, _ = code
+    model = asking(tmp_path, f"{name}:x")
+    sys.path.insert(0, str(folder))
+    __import__(name)
+    assert hfgd.load(model).classes == ABC
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["venv.__main__:x", "os:system", "subprocess:run", "__main__:x", "antigravity:x", "this:x"],
+)
+def test_a_trusted_folder_gives_nothing_else_away(name, tmp_path, code, monkeypatch):
+    """Of Python's own modules none is imported; 'venv' is also a folder there, as so often."""
+    folder, _, _ = code
+    (folder / "venv" / "lib").mkdir(parents=True)
+    known = set(sys.modules)
+    with pytest.raises(HfgdError, match=rf"'{name}', and --code '.*' holds no"):
+        hfgd.load(asking(tmp_path, name), code=folder)
+    assert not {"antigravity", "this", "venv", "venv.__main__"} & (set(sys.modules) - known)
+
+
+def test_a_folder_that_is_not_there(tmp_path, code):
+    with pytest.raises(HfgdError, match=r"there is no folder '.*nowhere'"):
+        hfgd.load(asking(tmp_path, "helper:x"), code=tmp_path / "nowhere")
+
+
+def test_a_recipe_asks_too(folder, tmp_path, code):
+    """The same rule for training: a recipe file may be a stranger's."""
+    work, name, ran = code
+    network = Builder(name=f"{name}:x", arguments={"width": 8})
+    mine = recipe(folder, **{"train.iterations": 1}).model_copy(update={"network": network})
+    with pytest.raises(HfgdError, match="runs only where you allow it"):
+        fit(mine, tmp_path / "run")
+    assert not ran.exists()
+    assert not (tmp_path / "run").exists()
+    fit(mine, tmp_path / "run", code=work)
+    assert hfgd.load(tmp_path / "run", code=work).config.builder.name == f"{name}:x"
+
+
+def test_the_commands_say_what_the_model_asks_for(tmp_path, code, monkeypatch, capsys):
+    folder, name, ran = code
+    model = asking(tmp_path, f"{name}:x")
+    other = shutil.copytree(model, tmp_path / "other")
+    (folder / "photo.png").write_bytes(b"")
+    for words in (
+        ("predict", model, folder / "photo.png", "--out", tmp_path / "out"),
+        ("eval", model, "--data", "scenes"),
+        ("compare", model, other, "--data", "scenes", "--out", tmp_path / "out"),
+        ("export", model, "--out", tmp_path / "out" / "m.onnx"),
+        ("serve", model),
+        ("review", model, "--data", "scenes", "--out", tmp_path / "out"),
+        ("figure", "6", model, "--out", tmp_path / "out"),
+    ):
+        status, told = run_cli(monkeypatch, capsys, *words)
+        assert (status, told.count("\n")) == (2, 1), told
+        assert f"'{name}:x'" in told
+        assert "--code" in told
+    assert not ran.exists()
+    assert not (tmp_path / "out").exists()
+    status, told = run_cli(monkeypatch, capsys, "info", model)
+    assert status == 0
+    assert f"{name}:x" in told
+    assert not ran.exists()
+
+
+LOADING = {
+    "train",
+    "ablate",
+    "eval",
+    "val",
+    "compare",
+    "figure",
+    "predict",
+    "export",
+    "serve",
+    "review",
+}
+
+
+def test_every_command_that_loads_a_model_takes_code():
+    """The rest (info, card, push, demo, recipes, data) builds no network of a stranger's."""
+    commands = typer.main.get_command(app).commands
+    having = {n for n, c in commands.items() if any("--code" in p.opts for p in c.params)}
+    assert having == LOADING & set(commands)
+    assert len(having) >= 9
+
+
+# ---- the working folder ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def shadow(tmp_path, monkeypatch):
+    """A working folder whose typer.py leaves a mark."""
+    (tmp_path / "typer.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    return tmp_path / "ran"
+
+
+def test_python_m_hfgd_imports_nothing_from_the_working_folder(shadow):
+    done = subprocess.run(
+        [sys.executable, "-m", "hfgd", "--version"], check=True, capture_output=True
+    )
+    assert done.stdout.strip()
+    assert not shadow.exists()
+
+
+def test_shards_import_nothing_from_the_working_folder(shadow):
+    assert run_shards(["--version"], 2) == [0, 0]
+    assert not shadow.exists()
+
+
+def test_launched_processes_import_nothing_from_the_working_folder(shadow, monkeypatch):
+    started = []
+
+    def elastic_launch(config, program):
+        return lambda *words: started.append([program, *words])
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", elastic_launch)
+    launching.launch(["--version"], 2, 1)
+    subprocess.run(started[0], check=True, capture_output=True)
+    assert not shadow.exists()
+
+
+def test_the_attack_on_the_working_folder_is_real(shadow):
+    subprocess.run([sys.executable, "-m", "pip", "--version"], check=False, capture_output=True)
+    subprocess.run([sys.executable, "-c", "import typer"], check=False, capture_output=True)
+    assert shadow.exists()
+
+
+def test_all_that_the_command_starts_keeps_out_of_it(monkeypatch, capsys):
+    """Workers of a data loader and of uvicorn too, which Python starts by -c."""
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    run_cli(monkeypatch, capsys, "--version")
+    assert os.environ["PYTHONSAFEPATH"] == "1"
+
+
+def test_the_services_processes_are_told_the_folder(monkeypatch, tmp_path):
+    service = pytest.importorskip("hfgd.serve.app")
+    from hfgd.serve.limits import Limits
+
+    told = []
+    monkeypatch.setattr(service, "opened", lambda *words: told.append(words))
+    monkeypatch.setattr("uvicorn.run", lambda *words, **named: None)
+    monkeypatch.setattr(service.os, "environ", dict(os.environ))
+    service.run("model", Limits(), "127.0.0.1", 8000, 2, None, tmp_path)
+    service.from_environment()
+    assert [words[-1] for words in told] == [tmp_path] * 2
+
+
+# ---- programs -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def program(tmp_path):
+    """A .pt2 file that says what it should, whatever its machine code does."""
+    file = tmp_path / "theirs" / "model.pt2"
+    file.parent.mkdir()
+    facts = Facts(
+        version="1", name="theirs", classes=ABC.names, palette=ABC.palette, grid=Grid.CELLS,
+        crop=(33, 33), mean=(0.5, 0.5, 0.5),
+    )  # fmt: skip
+    with zipfile.ZipFile(file, "w") as package:
+        package.writestr(f"model/{FACTS}", json.dumps(facts.as_properties()))
+    return file
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """What torch was asked to load."""
+    found = []
+
+    def load(path):
+        found.append(path)
+        return lambda image: [torch.zeros(image.shape[0], *image.shape[2:], dtype=torch.uint8)]
+
+    monkeypatch.setattr("torch._inductor.aoti_load_package", load)
+    return found
+
+
+def test_a_program_runs_only_from_a_folder_that_is_named(program, loaded, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/link.pt2").symlink_to(program)
+    for file, code in (
+        (program, None),
+        (program, tmp_path / "mine"),
+        (tmp_path / "mine/link.pt2", tmp_path / "mine"),
+    ):
+        with pytest.raises(HfgdError, match=r"is a program: .*--code"):
+            ExportedModel(file, code=code)
+        with pytest.raises(HfgdError, match="is a program"):
+            open_labeller(str(file), How(code=code))
+    assert loaded == []
+    assert ExportedModel(program, code=program.parent).classes == ABC
+    open_labeller(str(program), How(code=tmp_path))
+    assert loaded == [str(program)] * 2
+
+
+def test_info_reads_a_program_and_does_not_run_it(program, loaded, monkeypatch, capsys):
+    assert read_facts(program).name == "theirs"
+    status, told = run_cli(monkeypatch, capsys, "info", program)
+    assert status == 0
+    assert "theirs" in told
+    status, told = run_cli(monkeypatch, capsys, "predict", program, program, "--out", "x")
+    assert status == 2
+    assert "is a program" in told
+    assert loaded == []
+
+
+# ---- weights of others ----------------------------------------------------------------------
+
+
+def backbone(**values):
+    return lambda content: content["model"]["backbone"].update(values)
+
+
+def options(**values):
+    return backbone(options=values)
+
+
+SECRET = "SECRET"  # stands for a file of the user's
+
+READS = {
+    "a path": (backbone(pretrained=SECRET), "asks for weights from elsewhere"),
+    "timm's": (backbone(pretrained=True), "asks for weights from elsewhere"),
+    "checkpoint_path": (options(checkpoint_path=SECRET), "'checkpoint_path' says how timm loads"),
+    "pretrained": (options(pretrained=True), "'pretrained' says how timm loads"),
+    "cfg": (options(pretrained_cfg={"file": SECRET}), "'pretrained_cfg' says how"),
+    "overlay": (
+        options(pretrained_cfg_overlay={"url": "http://127.0.0.1:1/x"}),
+        "'pretrained_cfg_over",
+    ),
+    "cache": (options(cache_dir=SECRET), "'cache_dir' says how"),
+    "features": (options(features_only=False), "'features_only' says how"),
+    "class": (options(feature_cls="fx"), "'feature_cls' says how"),
+    "pickles": (options(pretrained_custom_load=True), "backbone 'test_resnet' could not be built"),
+    "hub": (backbone(name="hf-hub:user/model"), "no backbone named 'hf-hub:user/model'"),
+    "folder": (backbone(name="local-dir:SECRET"), "no backbone named 'local-dir:SECRET'"),
+}
+_watched: list[str] = []
+_opened: list[str] = []
+
+
+def _watch(event, arguments):
+    if _watched and event in ("open", "socket.connect", "socket.getaddrinfo"):
+        _opened.append(f"{event} {arguments[:2]}")
+
+
+@pytest.mark.parametrize("case", READS)
+def test_a_config_reads_and_fetches_nothing(case, tmp_path, request):
+    change, sentence = READS[case]
+    secret = tmp_path / SECRET
+    torch.save({"weights": torch.zeros(1)}, secret)
+    model = edited(toy().save(tmp_path / "model"), change)
+    file = model / "config.json"
+    file.write_text(file.read_text().replace(SECRET, str(secret)))
+    if not getattr(sys, "_hfgd_watch", False):
+        sys.addaudithook(_watch)
+        sys._hfgd_watch = True
+    _opened.clear()
+    _watched.append(case)
+    try:
+        with pytest.raises(HfgdError) as refused:
+            hfgd.load(model)
+    finally:
+        _watched.clear()
+    assert sentence in str(refused.value).replace(str(secret), SECRET)
+    assert "\n" not in str(refused.value)
+    assert any("config.json" in event for event in _opened)  # the watch sees something
+    assert not [e for e in _opened if str(secret) in e or e.startswith("socket")]
+
+
+def test_harmless_options_are_kept(tmp_path):
+    model = hfgd.create(
+        "sfpn_resnet50", classes=ABC.names, width=16,
+        backbone={"name": "test_resnet", "options": {"drop_path_rate": 0.1}},
+    )  # fmt: skip
+    model.save(tmp_path / "model")
+    assert hfgd.load(tmp_path / "model").config.model.backbone.options == {"drop_path_rate": 0.1}
+
+
+def test_a_recipe_cannot_name_them_either(tmp_path):
+    toy_with = {"name": "test_resnet", "options": {"checkpoint_path": str(tmp_path)}}
+    with pytest.raises(HfgdError, match="'checkpoint_path' says how timm loads a network"):
+        hfgd.create("sfpn_resnet50", classes=ABC.names, backbone=toy_with)
+
+
+def test_an_onnx_file_reads_nothing_beside_its_folder(tmp_path):
+    """Its weights may lie in another file, and a stranger's would name any."""
+    onnx = pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from onnx import TensorProto, helper
+
+    (tmp_path / "secret").write_bytes(b"\1" * 16)
+    (tmp_path / "model").mkdir()
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4])
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "../secret"), ("offset", "0"), ("length", "16")):
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["w"], ["y"])], "g", [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])], [tensor],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    Path(tmp_path / "model/m.onnx").write_bytes(model.SerializeToString())
+    assert onnx.__version__
+    assert onnxruntime.__version__
+    with pytest.raises(HfgdError, match="no ONNX file that can be run here"):
+        ExportedModel(tmp_path / "model/m.onnx")
