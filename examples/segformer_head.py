@@ -1,6 +1,6 @@
 """HFGM around the head of transformers' SegFormer: a network that hfgd trains, saves and exports.
 
-With this folder on PYTHONPATH, a recipe file names it by
+With ``--code FOLDER``, the folder of this file, a recipe file names it by
 
     network: {name: "segformer_head:guided_segformer", arguments: {backbone: convnext_tiny}}
 

@@ -158,7 +158,6 @@ def test_the_commands_say_what_the_model_asks_for(tmp_path, code, monkeypatch, c
         ("compare", model, other, "--data", "scenes", "--out", tmp_path / "out"),
         ("export", model, "--out", tmp_path / "out" / "m.onnx"),
         ("serve", model),
-        ("review", model, "--data", "scenes", "--out", tmp_path / "out"),
         ("figure", "6", model, "--out", tmp_path / "out"),
     ):
         status, told = run_cli(monkeypatch, capsys, *words)

@@ -173,7 +173,10 @@ def _use(config: ModelConfig, name: str) -> str:
     """Two lines of Python, one of the shell, and what else they need."""
     network, needs = "", ""
     if config.builder is not None:
-        needs = f"\nIt is built by `{config.builder.name}`, which must be importable.\n"
+        needs = (
+            f"\nIt is built by `{config.builder.name}`, code of its maker's: name the folder that holds "
+            "it by `code=FOLDER`, and by `--code FOLDER` in the shell.\n"
+        )
     elif config.model is None:
         network = ", network=network"
         needs = "\nIt needs the network that takes the weights, put together by its maker's code.\n"
