@@ -15,7 +15,8 @@ from torchvision.io import ImageReadMode, decode_image
 from hfgd.data.folder import FolderData, FolderDataset
 from hfgd.data.images import read_image
 from hfgd.data.loader import TrainStream
-from hfgd.data.transforms import Augment, AugmentSpec
+from hfgd.data.transforms.pipeline import Augment
+from hfgd.data.transforms.spec import AugmentSpec
 from hfgd.geometry import Grid
 
 

@@ -17,7 +17,8 @@ import torch
 from hfgd.data.classes import ClassSet
 from hfgd.inference.passes import label_image
 from hfgd.inference.protocol import PROTOCOLS
-from hfgd.model import BackboneSpec, ModelSpec, build
+from hfgd.model import BackboneSpec, ModelSpec
+from hfgd.model.build import build
 from hfgd.model.network import evaluating
 from hfgd.resample import resize
 

@@ -28,7 +28,7 @@ from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.geometry import Frame
 from hfgd.inference.networks import NetworkLabeller
 from hfgd.inference.protocol import PROTOCOLS
-from hfgd.losses import loss_terms
+from hfgd.losses.terms import loss_terms
 from hfgd.model.build import build
 from hfgd.model.output import SegOutput
 from hfgd.parallel.device import use_fast_matmuls

@@ -18,11 +18,11 @@ from torch import nn
 from hfgd.checkpoint import load_model
 from hfgd.data.loader import TrainBatches, TrainStream
 from hfgd.data.open import open_dataset
-from hfgd.data.transforms import Augment
+from hfgd.data.transforms.pipeline import Augment
 from hfgd.evaluation.evaluate import Tally, evaluate
 from hfgd.geometry import Frame, Grid
 from hfgd.inference.networks import NetworkLabeller
-from hfgd.losses import loss_terms
+from hfgd.losses.terms import loss_terms
 from hfgd.model.build import build
 from hfgd.recipes import find_recipe
 from hfgd.resample import restore

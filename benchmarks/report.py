@@ -66,7 +66,8 @@ def make_model(folder):
 
     from hfgd.checkpoint import save_model
     from hfgd.data.classes import ClassSet
-    from hfgd.model import BackboneSpec, ModelSpec, build
+    from hfgd.model import BackboneSpec, ModelSpec
+    from hfgd.model.build import build
 
     torch.manual_seed(0)
     spec = ModelSpec(backbone=BackboneSpec(name="mobilenetv2_050"), width=16, upsampler="sfpn")

@@ -20,9 +20,10 @@ from hfgd.cost import measure_cost
 from hfgd.data.classes import IGNORE
 from hfgd.data.loader import TrainBatches, TrainStream
 from hfgd.data.open import open_dataset
-from hfgd.data.transforms import Augment
+from hfgd.data.transforms.pipeline import Augment
 from hfgd.losses.terms import loss_terms
-from hfgd.model import axial_attention, build
+from hfgd.model import axial_attention
+from hfgd.model.build import build
 from hfgd.model.output import SegOutput
 from hfgd.parallel.device import multiplies_bf16
 from hfgd.recipes import find_recipe

@@ -17,8 +17,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hfgd.data.classes import ClassSet
-from hfgd.model import BackboneSpec, ModelSpec, Segmenter, build
-from hfgd.model.hfgm import GUIDANCE
+from hfgd.model import BackboneSpec, ModelSpec, Segmenter
+from hfgd.model.build import build
+from hfgd.model.spec import GUIDANCE
 from hfgd.recipes.spec import Recipe
 
 # a second of each: corners, cells, cells with NHWC maps, and one map of a plain ViT with registers

@@ -14,11 +14,12 @@ from hfgd.data.classes import ClassSet
 from hfgd.data.dataset import Sample
 from hfgd.data.loader import TrainStream
 from hfgd.data.sampling import RareClasses, class_counts
-from hfgd.data.transforms import Augment, AugmentSpec
 from hfgd.data.transforms.colours import ChannelShuffle, Gamma, Grey
 from hfgd.data.transforms.geometric import Perspective, Rotation
 from hfgd.data.transforms.mixing import CopyPaste, CutMix
+from hfgd.data.transforms.pipeline import Augment
 from hfgd.data.transforms.quality import Blur, Jpeg, Noise
+from hfgd.data.transforms.spec import AugmentSpec
 from hfgd.data.transforms.streams import stream
 from hfgd.errors import HfgdError
 from hfgd.geometry import Grid

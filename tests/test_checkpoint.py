@@ -12,8 +12,9 @@ from conftest import TOYS
 from hfgd.checkpoint import load_model, save_model
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
-from hfgd.model import BackboneSpec, ModelSpec, build
+from hfgd.model import BackboneSpec, ModelSpec
 from hfgd.model.backbones import TimmPyramid
+from hfgd.model.build import build
 from hfgd.recipes.spec import Recipe
 
 CLASSES = ClassSet.of(["sky", "road"], [(1, 2, 3), (4, 5, 6)])

@@ -11,7 +11,8 @@ from PIL import Image
 from conftest import TOYS
 from hfgd.checkpoint import save_model
 from hfgd.data.classes import ClassSet
-from hfgd.model import ModelSpec, build
+from hfgd.model import ModelSpec
+from hfgd.model.build import build
 from hfgd.recipes.spec import DataSpec, Recipe
 
 

@@ -17,7 +17,8 @@ from hfgd.cli.table import least_width, show
 from hfgd.data.classes import ClassSet
 from hfgd.evaluation.report import Report
 from hfgd.evaluation.scores import Scores
-from hfgd.model import ModelSpec, build
+from hfgd.model import ModelSpec
+from hfgd.model.build import build
 from hfgd.recipes.spec import Recipe
 
 COUNTED = functools.cache(costs_of_table_9)

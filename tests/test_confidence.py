@@ -17,7 +17,8 @@ from hfgd.errors import HfgdError
 from hfgd.inference import calibrate
 from hfgd.inference.calibrate import Histograms, with_confidence
 from hfgd.inference.networks import NetworkLabeller
-from hfgd.model import ModelSpec, build
+from hfgd.model import ModelSpec
+from hfgd.model.build import build
 
 
 def scores_and_labels(truth_temperature, size=(48, 64), classes=4, seed=0):

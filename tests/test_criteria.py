@@ -14,9 +14,11 @@ from torch.utils._pytree import tree_leaves
 
 from hfgd.errors import HfgdError
 from hfgd.geometry import Frame, Grid
-from hfgd.losses import CRITERIA, LossSpec, loss_terms
 from hfgd.losses.banded import class_sums, pixel_losses
+from hfgd.losses.criteria import CRITERIA
+from hfgd.losses.spec import LossSpec
 from hfgd.losses.target import kth_largest
+from hfgd.losses.terms import loss_terms
 from hfgd.model.output import SegOutput
 from hfgd.recipes import find_recipe
 from hfgd.recipes.spec import parse_overrides

@@ -16,7 +16,9 @@ from hfgd.data.label_map import LabelMap
 from hfgd.data.loader import EvalBatches, TrainBatches, TrainStream
 from hfgd.data.open import open_dataset
 from hfgd.data.scenes import CLASSES, POLE, ScenesDataset, scene
-from hfgd.data.transforms import Augment, AugmentSpec, scale_saturation
+from hfgd.data.transforms.colours import scale_saturation
+from hfgd.data.transforms.pipeline import Augment
+from hfgd.data.transforms.spec import AugmentSpec
 from hfgd.errors import HfgdError
 from hfgd.geometry import Grid
 

@@ -29,9 +29,10 @@ from hfgd.export.write import export_model
 from hfgd.geometry import Frame, Grid
 from hfgd.inference.networks import NetworkLabeller
 from hfgd.inference.open import How, open_labeller
-from hfgd.model import ModelSpec, SegOutput, build
+from hfgd.model import ModelSpec, SegOutput
+from hfgd.model.build import build
 from hfgd.model.encoders import ENCODERS
-from hfgd.model.hfgm import GUIDANCE, NO_GUIDANCE
+from hfgd.model.spec import GUIDANCE, NO_GUIDANCE
 from hfgd.model.upsamplers import UPSAMPLERS
 
 ROOT = Path(__file__).parent.parent

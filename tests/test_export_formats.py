@@ -20,7 +20,7 @@ from hfgd.export.runtime import ExportedModel, read_facts
 from hfgd.export.sessions import open_session
 from hfgd.export.write import export_model
 from hfgd.inference.open import How, open_labeller
-from hfgd.model.hfgm import GUIDANCE
+from hfgd.model.spec import GUIDANCE
 
 
 def whole(classes=5, **model):

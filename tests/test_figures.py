@@ -22,7 +22,7 @@ from hfgd.figures.sample import Reservoir, sampled
 from hfgd.figures.separation import distance_ratio, most_confused, silhouette
 from hfgd.figures.wanted import Run, kind_of
 from hfgd.model import ModelSpec
-from hfgd.model.hfgm import GUIDANCE, NO_STOP_GRADIENT
+from hfgd.model.spec import GUIDANCE, NO_STOP_GRADIENT
 from hfgd.recipes import find_recipe
 
 GUIDED = {"guidance": GUIDANCE, "axial_attention": True}

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from hfgd.data.classes import ClassSet
-from hfgd.losses import loss_terms
-from hfgd.model import build
+from hfgd.losses.terms import loss_terms
+from hfgd.model.build import build
 from hfgd.recipes import find_recipe, toy
 from hfgd.training.optim import make_optimiser
 

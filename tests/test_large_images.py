@@ -91,7 +91,7 @@ def test_tiles_of_a_local_network_are_the_whole_image(grid):
 def local(monkeypatch, tmp_path):
     """``hfgd predict`` with the local network, wherever a model is asked for."""
     from conftest import toy
-    from hfgd.model import build
+    from hfgd.model.build import build
 
     labeller = NetworkLabeller(Local())
     monkeypatch.setattr(running, "open_labeller", lambda path, how: labeller)

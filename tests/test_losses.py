@@ -12,8 +12,8 @@ from hfgd.geometry import Frame, Grid
 from hfgd.losses.car import car_terms, class_centres
 from hfgd.losses.cross_entropy import cross_entropy_sum
 from hfgd.losses.terms import LossSpec, loss_terms
-from hfgd.model.hfgm import GUIDANCE
 from hfgd.model.output import SegOutput
+from hfgd.model.spec import GUIDANCE
 from hfgd.resample import restore
 
 GOLDEN = {  # (S, variant): c2c, c2p, intra and the norms of their gradients

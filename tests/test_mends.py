@@ -15,7 +15,8 @@ from hfgd.data.draw import Prediction
 from hfgd.data.known.cityscapes import CITYSCAPES
 from hfgd.data.open import open_dataset
 from hfgd.files import write_text, write_whole
-from hfgd.model import ModelSpec, build
+from hfgd.model import ModelSpec
+from hfgd.model.build import build
 from hfgd.predict import find_images
 from hfgd.recipes.spec import Recipe
 

@@ -21,7 +21,7 @@ from hfgd.evaluation.evaluate import Tally, evaluate, gathered
 from hfgd.evaluation.run import What
 from hfgd.inference.networks import NetworkLabeller
 from hfgd.inference.open import How
-from hfgd.model import build
+from hfgd.model.build import build
 from hfgd.predict import predict_files
 from hfgd.ray import Labeller, Save, begin, end
 

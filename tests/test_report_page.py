@@ -27,7 +27,8 @@ from hfgd.evaluation.thumbnails import Thumbnails, picture_file, pictures_in
 from hfgd.inference.networks import NetworkLabeller
 from hfgd.inference.open import How
 from hfgd.inference.protocol import find_protocol
-from hfgd.model import ModelSpec, build
+from hfgd.model import ModelSpec
+from hfgd.model.build import build
 
 SIZE = (45, 70)
 

@@ -15,7 +15,8 @@ from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.data.rle import decode_mask
 from hfgd.errors import HfgdError
 from hfgd.inference.networks import NetworkLabeller
-from hfgd.model import ModelSpec, build
+from hfgd.model import ModelSpec
+from hfgd.model.build import build
 from hfgd.review import folds, lists, unlabelled
 from hfgd.review.pool import Pool
 from hfgd.review.quality import Found, Region, Sums, Terms, find_regions, runs_of

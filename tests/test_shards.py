@@ -18,7 +18,7 @@ from conftest import toy
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
 from hfgd.inference.protocol import Protocol
-from hfgd.model import build
+from hfgd.model.build import build
 from hfgd.predict import find_images, merge, parse_shard
 from hfgd.predict import places as places_module
 from hfgd.predict import run as running

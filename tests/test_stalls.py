@@ -20,8 +20,10 @@ from hfgd.data.classes import IGNORE
 from hfgd.evaluation.evaluate import Tally
 from hfgd.inference.passes import label_image
 from hfgd.inference.protocol import PROTOCOLS, Protocol
-from hfgd.losses import LossSpec, loss_terms, terms
-from hfgd.model.hfgm import GUIDANCE
+from hfgd.losses import terms
+from hfgd.losses.spec import LossSpec
+from hfgd.losses.terms import loss_terms
+from hfgd.model.spec import GUIDANCE
 
 
 class Copies(TorchDispatchMode):

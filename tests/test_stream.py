@@ -9,7 +9,8 @@ import torch
 from hfgd.data.classes import ClassSet
 from hfgd.data.dataset import Sample
 from hfgd.data.loader import TrainStream
-from hfgd.data.transforms import Augment, AugmentSpec
+from hfgd.data.transforms.pipeline import Augment
+from hfgd.data.transforms.spec import AugmentSpec
 from hfgd.geometry import Grid
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])

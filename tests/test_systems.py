@@ -17,7 +17,8 @@ from hfgd.cli.main import main
 from hfgd.data.folder import FolderData, FolderDataset
 from hfgd.data.loader import EvalBatches, TrainBatches, TrainStream
 from hfgd.data.scenes import ScenesDataset
-from hfgd.data.transforms import Augment, AugmentSpec
+from hfgd.data.transforms.pipeline import Augment
+from hfgd.data.transforms.spec import AugmentSpec
 from hfgd.errors import HfgdError
 from hfgd.geometry import Grid
 from hfgd.hub import is_hub, parse

@@ -11,7 +11,7 @@ from hfgd.ablate import ablate, find_rows, markdown
 from hfgd.checkpoint import load_model
 from hfgd.cli.show import costs_of_table_9
 from hfgd.errors import HfgdError
-from hfgd.model.hfgm import GUIDANCE
+from hfgd.model.spec import GUIDANCE
 from hfgd.model.upsamplers.smp import SMP
 from hfgd.recipes import ROWS, TABLES, find_recipe, toy
 from hfgd.recipes.tables import HFGM, PAPER_GMACS

@@ -13,8 +13,9 @@ from conftest import TOYS, recipe, same, toy, weights
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
 from hfgd.losses.terms import LossSpec, loss_terms
-from hfgd.model import ModelSpec, build
-from hfgd.model.hfgm import GUIDANCE
+from hfgd.model import ModelSpec
+from hfgd.model.build import build
+from hfgd.model.spec import GUIDANCE
 from hfgd.recipes.spec import OptimSpec
 from hfgd.training.fit import fit
 from hfgd.training.module import LitSegmenter, without_slow_strides

@@ -16,7 +16,8 @@ from hfgd.errors import HfgdError, TrainingStopped
 from hfgd.evaluation.evaluate import evaluate
 from hfgd.inference.networks import NetworkLabeller
 from hfgd.losses.terms import LossSpec, loss_terms
-from hfgd.model import ModelSpec, build
+from hfgd.model import ModelSpec
+from hfgd.model.build import build
 from hfgd.progress import Progress
 from hfgd.recipes.spec import OptimSpec
 from hfgd.training.callbacks import Logs

@@ -17,9 +17,10 @@ from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
 from hfgd.export.write import facts_of
 from hfgd.geometry import Grid
-from hfgd.model import BackboneSpec, ModelSpec, build
+from hfgd.model import BackboneSpec, ModelSpec
 from hfgd.model.backbones import TimmPyramid, VitPyramid, make_backbone
 from hfgd.model.backbones.timm_net import licence_in_words, licence_of
+from hfgd.model.build import build
 from hfgd.recipes import find_recipe
 from hfgd.recipes import toy as toy_recipe
 from hfgd.training.fit import fit
@@ -206,7 +207,7 @@ def test_licences_in_words(name, words):
 
 
 def test_the_licence_is_shown_and_kept(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("hfgd.cli.show.measure_cost", lambda spec, classes, size: Cost(size, [], 0))
+    monkeypatch.setattr("hfgd.cost.measure_cost", lambda spec, classes, size: Cost(size, [], 0))
     code, out, _ = run("info", "hfgd_convnext_tiny_dinov3")
     assert code == 0
     assert "convnext_tiny.dinov3_lvd1689m: licence: dinov3-license, terms" in out

@@ -25,8 +25,9 @@ from hfgd.inference.networks import NetworkLabeller
 from hfgd.inference.open import How
 from hfgd.inference.passes import label_image
 from hfgd.inference.protocol import Protocol, find_protocol
-from hfgd.model import SegOutput, build
+from hfgd.model import SegOutput
 from hfgd.model.backbones import make_backbone
+from hfgd.model.build import build
 from hfgd.model.network import evaluating
 from hfgd.resample import window_axis
 from hfgd.training.fit import fit

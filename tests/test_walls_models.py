@@ -30,7 +30,8 @@ from hfgd.model import SegOutput, Segmenter
 from hfgd.model.backbones import make_backbone
 from hfgd.model.class_tokens import ClassTokens
 from hfgd.model.encoders.identity import Identity
-from hfgd.model.hfgm import HFGM, NO_GUIDANCE
+from hfgd.model.hfgm import HFGM
+from hfgd.model.spec import NO_GUIDANCE
 
 
 class Sum(nn.Module):

@@ -17,7 +17,8 @@ from hfgd.data.loader import EvalBatches, count_workers
 from hfgd.data.open import open_dataset
 from hfgd.errors import HfgdError, TrainingStopped
 from hfgd.losses.terms import LossSpec, loss_terms
-from hfgd.model import BackboneSpec, ModelSpec, Network, Segmenter, SegOutput, build
+from hfgd.model import BackboneSpec, ModelSpec, Network, Segmenter, SegOutput
+from hfgd.model.build import build
 from hfgd.recipes import find_recipe
 from hfgd.recipes.spec import Recipe
 from hfgd.training import fit as fitting

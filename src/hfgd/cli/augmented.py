@@ -14,7 +14,7 @@ def show_augmented(
     from hfgd.data.open import open_dataset
     from hfgd.data.sampling import class_counts, needs_counts
     from hfgd.data.sheet import augmented_sheet
-    from hfgd.data.transforms import Augment
+    from hfgd.data.transforms.pipeline import Augment
     from hfgd.model.backbones import make_backbone
     from hfgd.progress import Progress
     from hfgd.recipes import find_recipe, parse_overrides

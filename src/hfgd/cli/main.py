@@ -133,12 +133,15 @@ def info(
     ] = None,
     classes: Annotated[int | None, typer.Option(min=1, help="Number of classes.")] = None,
     latency: Annotated[bool, typer.Option(help="Also time one image on this machine.")] = False,
+    no_count: Annotated[
+        bool, typer.Option("--no-count", help="Print the recipe as YAML; count nothing.")
+    ] = False,
 ) -> None:
     """What a model costs, or what a saved or exported one says.
 
     Costs: parameters, GMACs, GFLOPs per part.
     """
-    from hfgd.cli.show import cost_table, cost_table_9, exported_table, model_table
+    from hfgd.cli.show import cost_table, cost_table_9, exported_table, model_table, recipe_yaml
     from hfgd.cli.table import show
     from hfgd.export.sessions import is_exported
     from hfgd.hub import is_hub
@@ -153,6 +156,9 @@ def info(
         return
     if is_hub(recipe or "") or Path(recipe or "").is_dir():
         show(model_table(recipe or ""))
+        return
+    if no_count:
+        print(recipe_yaml(recipe or ""), end="")
         return
     for part in cost_table(recipe or "", size, classes, latency):
         if isinstance(part, str):
@@ -233,8 +239,6 @@ def train(
     from hfgd.parallel.rank import is_main
     from hfgd.recipes import find_recipe, parse_overrides
     from hfgd.recipes import toy as as_toy
-    from hfgd.training.fit import fit
-    from hfgd.training.run_folder import free_folder
 
     if resume and out is None:
         raise HfgdError("--resume needs --out, the run folder to go on with.")
@@ -247,6 +251,9 @@ def train(
         resolved = resolved.with_(**changes)
     elif settings or data or data_yaml or init or deterministic or not resume:
         raise HfgdError("train needs a recipe: a name from 'hfgd recipes', or a YAML file.")
+    from hfgd.training.fit import fit  # after the recipe: a misspelt name is refused at once
+    from hfgd.training.run_folder import free_folder
+
     folder = out or free_folder(resolved.name.replace("/", "-") if resolved else "run")
     if _launched(devices, nodes, None if out else folder):
         return

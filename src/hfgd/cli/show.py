@@ -1,17 +1,17 @@
 """Tables for the terminal: recipes and costs."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from hfgd.checkpoint import read_config
-from hfgd.cost import Cost, measure_cost, measure_latency
 from hfgd.errors import HfgdError, unknown
-from hfgd.export.runtime import read_facts
 from hfgd.geometry import Size
-from hfgd.model.backbones.timm_net import licence_in_words, licence_of
 from hfgd.recipes import RECIPES, TABLES, find_recipe
 from hfgd.recipes.tables import CLASS_COUNTS, OURS, PAPER_GMACS, ROWS
+
+if TYPE_CHECKING:
+    from hfgd.cost import Cost
 
 GIGA, MIB = 1e9, 2**20
 
@@ -54,6 +54,9 @@ def cost_table(
     size = size or recipe.augment.crop
     if min(size) < 1:
         raise HfgdError(f"--size takes a height and a width of at least 1, not {size}.")
+    from hfgd.cost import measure_cost, measure_latency
+    from hfgd.model.backbones.timm_net import licence_in_words, licence_of
+
     count = classes or CLASS_COUNTS.get(recipe.dataset or "", 59)
     cost = measure_cost(recipe.model, count, size)
     table = _table(f"{recipe.name}, {size[0]}×{size[1]} (height × width), {count} classes", "part")
@@ -72,8 +75,15 @@ def cost_table(
         yield f"latency: {measure_latency(recipe.model, count, size)}"
 
 
+def recipe_yaml(name: str) -> str:
+    """The resolved recipe, every key, as YAML."""
+    return find_recipe(name).yaml()
+
+
 def exported_table(path: str) -> Table:
     """What an exported file says of itself."""
+    from hfgd.export.runtime import read_facts
+
     facts = read_facts(path)
     shown = facts.model_dump(mode="json") | {"classes": ", ".join(facts.classes)}
     shown["palette"] = ", ".join("#{:02x}{:02x}{:02x}".format(*colour) for colour in facts.palette)
@@ -88,6 +98,9 @@ def exported_table(path: str) -> Table:
 
 def model_table(path: str) -> Table:
     """What a run folder or a model folder says of itself."""
+    from hfgd.checkpoint import read_config
+    from hfgd.model.backbones.timm_net import licence_in_words
+
     config = read_config(path)
     shown: dict[str, str] = {"name": config.name}
     if config.model is not None:
@@ -130,8 +143,10 @@ def cost_table_9(number: str) -> Table:
     return table
 
 
-def costs_of_table_9() -> dict[str, Cost]:
+def costs_of_table_9() -> "dict[str, Cost]":
     """The four models of Table 9, counted."""
+    from hfgd.cost import measure_cost
+
     return {
         name: measure_cost(ROWS[name].recipe().model, ROWS[name].setup.classes, (513, 513))
         for name in PAPER_GMACS

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from hfgd.data.dataset import Batch, Sample, SegDataset
 from hfgd.data.sampling import Counts, Donors, RareClasses, class_counts, needs_counts
-from hfgd.data.transforms import Augment
 from hfgd.data.transforms.mixing import CopyPaste, CutMix
+from hfgd.data.transforms.pipeline import Augment
 from hfgd.data.transforms.streams import COPY_PASTE, CUTMIX, PARTNER, RARE, Rng, stream
 from hfgd.errors import HfgdError
 

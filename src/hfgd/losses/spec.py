@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from hfgd.errors import HfgdError, unknown
-from hfgd.losses.criteria import CRITERIA
 
 Normalise = Literal["valid", "all"]
+# the keys of criteria.CRITERIA; a test compares them
+CRITERION_NAMES = ("cross_entropy", "ohem", "focal", "dice", "lovasz", "tversky")
 
 
 def _criteria(value: Any) -> Any:
@@ -16,8 +17,8 @@ def _criteria(value: Any) -> Any:
     if not value or not isinstance(value, str | Mapping):
         raise ValueError("give the name of a criterion, or {name: weight, …}")
     for name in [value] if isinstance(value, str) else value:
-        if name not in CRITERIA:
-            raise ValueError(str(unknown("criterion", str(name), CRITERIA)))
+        if name not in CRITERION_NAMES:
+            raise ValueError(str(unknown("criterion", str(name), CRITERION_NAMES)))
     if isinstance(value, Mapping):
         for name, weight in value.items():
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:

@@ -5,42 +5,13 @@ far back the fine loss reaches, so a guided and an unguided model are the same c
 same ``state_dict`` keys.
 """
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
 from hfgd.errors import HfgdError
 from hfgd.model.axial_attention import AxialAttention
 from hfgd.model.class_tokens import ClassTokens
+from hfgd.model.spec import NO_GUIDANCE, Guidance
 from hfgd.model.upsamplers.none import NoUpsampler
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """Where the fine loss may flow (paper §3.1).
-
-    ``share_tokens``: the guiding branch classifies the high-level feature with the tokens.
-    ``stop_tokens``: the fine loss does not reach the tokens.
-    ``stop_features``: the fine loss does not reach backbone and encoder; all inputs of the
-    upsampler, the encoder's output included, are detached.
-    """
-
-    share_tokens: bool = False
-    stop_tokens: bool = False
-    stop_features: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.share_tokens and (self.stop_tokens or self.stop_features):
-            raise HfgdError(
-                "guidance.stop_tokens and guidance.stop_features need guidance.share_tokens: "
-                "without a guiding branch nothing would train what they protect; "
-                "set share_tokens: true or leave all three false."
-            )
-
-
-NO_GUIDANCE = Guidance()
-GUIDANCE = Guidance(share_tokens=True, stop_tokens=True, stop_features=True)
-NO_STOP_GRADIENT = Guidance(share_tokens=True)  # §5.2: "removing all stop-grad operations"
 
 
 class HFGM(nn.Module):

@@ -1,17 +1,62 @@
-"""What a model is made of, as plain checked values: the ``model`` part of a recipe."""
+"""What a model is made of, as plain checked values: the ``model`` part of a recipe.
 
+Names are checked here against lists, so that a misspelt one is refused before PyTorch is imported.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from hfgd.errors import unknown
-from hfgd.model.encoders import ENCODERS
-from hfgd.model.hfgm import NO_GUIDANCE, Guidance
-from hfgd.model.upsamplers import UPSAMPLERS
+from hfgd.errors import HfgdError, unknown
 from hfgd.values import Spec
 
+# the keys of encoders.ENCODERS, upsamplers.smp.SMP and upsamplers.UPSAMPLERS; a test compares them
+ENCODER_NAMES = ("identity", "aspp", "ppm", "ocr", "sa", "sa_car", "cae")
+SMP_NAMES = (
+    "smp_fpn",
+    "smp_unet",
+    "smp_unetplusplus",
+    "smp_manet",
+    "smp_linknet",
+    "smp_pan",
+    "smp_segformer",
+    "smp_upernet",
+    "smp_dpt",
+)
+UPSAMPLER_NAMES = ("none", "sfpn", "u_sfpn", "fapn", "upernet", "deeplabv3plus", *SMP_NAMES)
 
-def _known(kind: str, names: dict[str, Any]) -> AfterValidator:
+
+@dataclass(frozen=True)
+class Guidance:
+    """Where the fine loss may flow (paper §3.1).
+
+    ``share_tokens``: the guiding branch classifies the high-level feature with the tokens.
+    ``stop_tokens``: the fine loss does not reach the tokens.
+    ``stop_features``: the fine loss does not reach backbone and encoder; all inputs of the
+    upsampler, the encoder's output included, are detached.
+    """
+
+    share_tokens: bool = False
+    stop_tokens: bool = False
+    stop_features: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.share_tokens and (self.stop_tokens or self.stop_features):
+            raise HfgdError(
+                "guidance.stop_tokens and guidance.stop_features need guidance.share_tokens: "
+                "without a guiding branch nothing would train what they protect; "
+                "set share_tokens: true or leave all three false."
+            )
+
+
+NO_GUIDANCE = Guidance()
+GUIDANCE = Guidance(share_tokens=True, stop_tokens=True, stop_features=True)
+NO_STOP_GRADIENT = Guidance(share_tokens=True)  # §5.2: "removing all stop-grad operations"
+
+
+def _known(kind: str, names: Iterable[str]) -> AfterValidator:
     def check(name: str) -> str:
         if name not in names:
             raise ValueError(str(unknown(kind, name, names)))
@@ -43,8 +88,8 @@ class ModelSpec(Spec):
     """
 
     backbone: BackboneSpec = BackboneSpec()
-    encoder: Annotated[str, _known("encoder", ENCODERS)] = "identity"
-    upsampler: Annotated[str, _known("upsampler", UPSAMPLERS)] = "sfpn"
+    encoder: Annotated[str, _known("encoder", ENCODER_NAMES)] = "identity"
+    upsampler: Annotated[str, _known("upsampler", UPSAMPLER_NAMES)] = "sfpn"
     stride: Literal[2, 4] = 4
     guide_stride: Literal[16, 32] | None = None
     width: int = Field(256, gt=0, multiple_of=4)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hfgd.data.transforms import AugmentSpec
+from hfgd.data.transforms.spec import AugmentSpec
 from hfgd.errors import HfgdError, unknown
 from hfgd.geometry import Grid
 from hfgd.model.spec import BackboneSpec, ModelSpec

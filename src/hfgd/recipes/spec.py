@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from hfgd.data.transforms import AugmentSpec
+from hfgd.data.transforms.spec import AugmentSpec
 from hfgd.errors import HfgdError, unknown
 from hfgd.losses.spec import LossSpec
 from hfgd.model.config import Builder

@@ -8,11 +8,9 @@ What is open in the paper and how it is read here: docs/paper.md.
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from hfgd.data.transforms import AugmentSpec
+from hfgd.data.transforms.spec import AugmentSpec
 from hfgd.losses.spec import LossSpec
-from hfgd.model.hfgm import GUIDANCE, NO_STOP_GRADIENT
-from hfgd.model.spec import BackboneSpec, ModelSpec
-from hfgd.model.upsamplers.smp import SMP
+from hfgd.model.spec import GUIDANCE, NO_STOP_GRADIENT, SMP_NAMES, BackboneSpec, ModelSpec
 from hfgd.recipes.spec import OptimSpec, Recipe, TrainSpec
 
 # The paper's two settings (§4).
@@ -233,7 +231,7 @@ def _beyond1() -> list[Row]:
     On ``identity``, for these bring what context they have along; DPT needs a ViT.
     """
     rows = []
-    for upsampler in SMP:
+    for upsampler in SMP_NAMES:
         dpt = upsampler == "smp_dpt"
         model = {"encoder": "identity", "upsampler": upsampler, "stride": 2 if dpt else 4}
         where = (VIT_SMALL_DPT, replace(PASCAL, advanced=True)) if dpt else (RESNET50, PASCAL)

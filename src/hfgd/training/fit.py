@@ -21,7 +21,7 @@ from hfgd.data.dataset import SegDataset
 from hfgd.data.loader import EvalBatches, TrainBatches, TrainStream, count_workers
 from hfgd.data.open import open_dataset
 from hfgd.data.sampling import Counts, class_counts, needs_counts, read_counts, write_counts
-from hfgd.data.transforms import Augment
+from hfgd.data.transforms.pipeline import Augment
 from hfgd.errors import HfgdError
 from hfgd.evaluation.evaluate import evaluate
 from hfgd.evaluation.pictures import draw_scores, label_panels
@@ -32,7 +32,7 @@ from hfgd.evaluation.report_page import report_page
 from hfgd.evaluation.scores import Scores
 from hfgd.evaluation.thumbnails import Thumbnails, pictures_in
 from hfgd.inference.networks import NetworkLabeller
-from hfgd.losses import check_class_weights
+from hfgd.losses.spec import check_class_weights
 from hfgd.model.backbones.timm_net import without_weights
 from hfgd.model.build import build, find_builder
 from hfgd.model.config import ModelConfig
