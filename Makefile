@@ -57,7 +57,7 @@ test-matrix: dist
 	bash tools/test_matrix.sh
 
 lock: | $(UV)
-	$(UV) pip compile --quiet --universal --generate-hashes --no-header --group dev pyproject.toml --output-file requirements.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --all-extras --group dev pyproject.toml --output-file requirements.lock
 
 clean:
 	rm -rf .venv .uv .pytest_cache .ruff_cache .mypy_cache docs/_build
