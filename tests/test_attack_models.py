@@ -1,5 +1,6 @@
 """Foreign models: nothing of theirs runs, and nothing but their own weights is read."""
 
+import csv
 import json
 import os
 import shutil
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+from PIL import Image
 
 import hfgd
 from conftest import recipe, same
+from hfgd.card import card
 from hfgd.cli.main import app, main
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
@@ -24,7 +27,9 @@ from hfgd.geometry import Grid
 from hfgd.inference.open import How, open_labeller
 from hfgd.model.config import Builder
 from hfgd.parallel import launch as launching
+from hfgd.predict import predict_files
 from hfgd.predict.shards import run_shards
+from hfgd.text import csv_cell, csv_value
 from hfgd.training.fit import fit
 
 ABC = ClassSet.of(["a", "b", "c"])
@@ -417,3 +422,133 @@ def test_an_onnx_file_reads_nothing_beside_its_folder(tmp_path):
     assert onnxruntime.__version__
     with pytest.raises(HfgdError, match="no ONNX file that can be run here"):
         ExportedModel(tmp_path / "model/m.onnx")
+
+
+# ---- names as text --------------------------------------------------------------------------
+
+NAMES = [
+    "two\nlines", "\x1b[31mred", "bell\x07", "back\x08", "\u202eturned", "half\ud800", "\u2028line",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("key", ["name", "licence_of_backbone", "classes"])
+def test_a_model_with_control_characters_in_its_names_is_refused(key, name, tmp_path):
+    def change(content):
+        content[key] = [name, "b", "c"] if key == "classes" else name
+
+    with pytest.raises(HfgdError, match=rf"config\.json' holds no usable model: '{key}"):
+        hfgd.load(edited(toy().save(tmp_path / "model"), change))
+
+
+@pytest.mark.parametrize("colour", [[-1, 0, 0], [0, 256, 0], [0, 0, 10**9], [0.5, 0, 0], [0, 0]])
+def test_a_colour_out_of_range_is_refused(colour, tmp_path):
+    def change(content):
+        content["palette"][1] = colour
+
+    with pytest.raises(HfgdError, match=r"config\.json' holds no usable model: 'palette\.1"):
+        hfgd.load(edited(toy().save(tmp_path / "model"), change))
+
+
+def test_classes_and_exported_files_are_held_to_the_same(program):
+    with pytest.raises(
+        HfgdError, match=r"class 'b': the colour \[-1, 0, 0\] is no RGB of 0 to 255"
+    ):
+        ClassSet.of(["a", "b"], [(0, 0, 0), (-1, 0, 0)])
+    with pytest.raises(HfgdError, match=r"class 'a\\nb': a name is one line"):
+        ClassSet.of(["a\nb"])
+    properties = read_facts(program).as_properties()
+    for key, value in (
+        ("palette", [[-1, 0, 0]] * 3),
+        ("name", "two\nlines"),
+        ("classes", ["a"] * 3),
+    ):
+        text = value if isinstance(value, str) else json.dumps(value)
+        with zipfile.ZipFile(program, "w") as package:
+            package.writestr(f"model/{FACTS}", json.dumps(properties | {f"hfgd.{key}": text}))
+        with pytest.raises(HfgdError, match=r"model\.pt2'"):
+            read_facts(program)
+
+
+def test_ordinary_names_of_all_languages_stay(tmp_path):
+    names = ["Straße", "道路", "می‌رود", "a|b <c> `d` [e](f)", "👩‍🌾"]  # joiners belong to words
+    model = hfgd.create(
+        "sfpn_resnet50", classes=names, width=16, backbone={"name": "test_resnet"}
+    ).save(tmp_path / "model")
+    assert list(hfgd.load(model).classes.names) == names
+
+
+def test_a_card_shows_names_as_they_are(tmp_path):
+    """No heading, no HTML, no link and no column of a stranger's."""
+    model = edited(
+        toy().save(tmp_path / "model", note="x"),
+        lambda content: content.update(
+            name="<img src=x onerror=alert(1)>", classes=["a | b", "[c](http://x)", "`d`"]
+        ),
+    )
+    (model / "report.json").write_text(
+        json.dumps(
+            {
+                "data": "x\n# heading", "images": "1\n# heading", "branch": "fine\n# heading",
+                "precision": "fp32\n# heading", "protocol": {"name": "ss\n# heading"},
+                "classes": [{"name": "y\n# heading", "IoU": 0.5}], "absent": ["z\n# heading"],
+            }
+        )
+    )  # fmt: skip
+    (model / "recipe.yaml").write_text(
+        'data: {location: "d\\n# heading", train_split: "s\\n# heading"}\n'
+        'train: {seed: "q\\n# heading"}\noptim: {name: "o\\n# heading"}\n'
+    )
+    text = card(str(model))
+    body = text.split("---\n", 2)[2]
+    assert "\n# heading" not in body
+    assert r"# \<img src=x" in body
+    assert r"| a \| b |" in body
+    assert r"| \[c](http://x) |" in body
+    assert r"| \`d\` |" in body
+
+
+CELLS = ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "'=1", "''@x", "=cmd|' /C calc'!A0"]
+
+
+@pytest.mark.parametrize("text", CELLS)
+def test_no_cell_begins_a_formula(text):
+    cell = csv_cell(text)
+    assert cell[0] == "'"
+    assert csv_value(cell) == text
+
+
+@pytest.mark.parametrize("text", ["road", "'tis", "a=b", "", "-0.5", "+3", "-1e-05", "3", "x@y"])
+def test_other_cells_and_numbers_stay(text):
+    assert csv_cell(text) == text == csv_value(text)
+
+
+def test_every_csv_goes_through_the_one_that_knows():
+    """No part writes rows by itself, but the log of a training, whose cells are numbers."""
+    root = Path(hfgd.__file__).parent
+    writers = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        if "csv.writer(" in path.read_text(encoding="utf-8")
+        or "csv.DictWriter(" in path.read_text(encoding="utf-8")
+    }
+    assert writers == {"text.py", "training/callbacks.py"}
+
+
+def test_labels_of_formulas_are_found_again(tmp_path):
+    """The parts of a prediction are read back into the manifest, with the names as they were."""
+    (tmp_path / "in").mkdir()
+    for name in ("=1+1.png", "'=2.png", "-3.png"):
+        Image.new("RGB", (40, 30)).save(tmp_path / "in" / name)
+    toy().save(tmp_path / "model")
+    predict_files(str(tmp_path / "model"), [tmp_path / "in"], tmp_path / "out", How(device="cpu"))
+    (part,) = (tmp_path / "out/parts").glob("1-of-1.csv")
+    for row in csv.reader(part.open(newline="")):
+        assert not [cell for cell in row if cell[:1] in tuple("=+-@\t\r")]
+    (manifest,) = (tmp_path / "out").glob("manifest.*")
+    if manifest.suffix == ".parquet":
+        from pyarrow import parquet
+
+        table = parquet.read_table(manifest).to_pydict()
+        assert sorted(table["label"]) == sorted(["=1+1.png", "'=2.png", "-3.png"])
+        assert table["height"] == [30] * 3

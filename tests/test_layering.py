@@ -7,7 +7,7 @@ import hfgd
 
 ROOT = Path(hfgd.__file__).parent
 ORDER = [
-    ["errors"],
+    ["errors", "text"],
     ["geometry", "files", "values", "code"],
     ["parallel", "resample"],
     ["progress"],

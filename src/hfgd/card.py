@@ -17,12 +17,12 @@ import yaml
 
 from hfgd.checkpoint import WEIGHTS, model_folder, read_config
 from hfgd.errors import HfgdError
-from hfgd.evaluation.report import cell
 from hfgd.hub import is_hub
 from hfgd.inference.protocol import Protocol
 from hfgd.model.backbones.timm_net import licence_in_words
 from hfgd.model.config import ModelConfig
 from hfgd.recipes.spec import read_recipe_yaml
+from hfgd.text import inline
 
 PANELS = "panels.png"
 NAMELESS = "user/name"
@@ -80,7 +80,7 @@ def card(run: str, told: Told = Told()) -> str:
     reports = list(_reports(root, folder / WEIGHTS))
     parts = [
         _front(config, reports, told, licence),
-        f"# {config.name}\n",
+        f"# {inline(config.name)}\n",
         f"![image, label and prediction]({PANELS})\n" if (root / PANELS).is_file() else "",
         _what(config),
         _use(config, told.name),
@@ -174,8 +174,8 @@ def _use(config: ModelConfig, name: str) -> str:
     network, needs = "", ""
     if config.builder is not None:
         needs = (
-            f"\nIt is built by `{config.builder.name}`, code of its maker's: name the folder that holds "
-            "it by `code=FOLDER`, and by `--code FOLDER` in the shell.\n"
+            f"\nIt is built by `{config.builder.name}`, code of its maker's: name the folder that "
+            "holds it by `code=FOLDER`, and by `--code FOLDER` in the shell.\n"
         )
     elif config.model is None:
         network = ", network=network"
@@ -197,11 +197,13 @@ def _scores(config: ModelConfig, reports: list[Scored]) -> str:
     for report in reports:
         content = report.content
         means = " | ".join(_percent(content.get(name)) for name in MEANS)
-        text += f"| {cell(report.data)} | {content['images']} | {means} | {report.day} |\n"
-        branch = content.get("branch", config.branch)
-        precision = public(content.get("precision", "not told"))
+        first = f"{inline(report.data)} | {inline(content['images'])}"
+        text += f"| {first} | {means} | {report.day} |\n"
+        branch = inline(content.get("branch", config.branch))
+        precision = inline(public(content.get("precision", "not told")))
         notes.append(
-            f"- {report.data}: protocol {report.protocol.describe()}; branch {branch}; "
+            f"- {inline(report.data)}: protocol {inline(report.protocol.describe())}; "
+            f"branch {branch}; "
             f"precision {precision}\n"
         )
     return f"{text}\nIn percent. The date is that of the report.\n\n{''.join(notes)}"
@@ -212,8 +214,8 @@ def _classes(config: ModelConfig, reports: list[Scored]) -> str:
     text = "## Classes\n\n| index | class | colour | IoU |\n| ---: | --- | --- | ---: |\n"
     for index, (name, rgb) in enumerate(zip(config.classes, config.palette, strict=True)):
         colour = "#{:02x}{:02x}{:02x}".format(*rgb)
-        text += f"| {index} | {cell(name)} | {colour} | {_percent(ious.get(name))} |\n"
-    return f"{text}\nIoU on {reports[0].data}, in percent.\n" if reports else text
+        text += f"| {index} | {inline(name)} | {colour} | {_percent(ious.get(name))} |\n"
+    return f"{text}\nIoU on {inline(reports[0].data)}, in percent.\n" if reports else text
 
 
 def _training(recipe: Mapping[str, Any]) -> str:
@@ -235,7 +237,9 @@ def _training(recipe: Mapping[str, Any]) -> str:
         "criterion": (recipe.get("loss") or {}).get("criterion"),
         "seed": train.get("seed"),
     }
-    told = "".join(f"- {key}: {value}\n" for key, value in lines.items() if value is not None)
+    told = "".join(
+        f"- {key}: {inline(value)}\n" for key, value in lines.items() if value is not None
+    )
     return f"## Training\n\n{told}"
 
 
@@ -261,7 +265,7 @@ def _licences(config: ModelConfig, recipe: Mapping[str, Any], licence: object) -
         "## Licences\n\n- code (hfgd): Apache-2.0\n"
         f"- these weights: {weights}\n"
         f"- the backbone's pre-trained weights that timm names: "
-        f"{licence_in_words(config.licence_of_backbone)}; the training began with: {began}\n"
+        f"{licence_in_words(config.licence_of_backbone)}; the training began with: {inline(began)}\n"
         "- the training images: not known here; ask their publisher\n"
     )
 
@@ -275,7 +279,7 @@ def _limits(config: ModelConfig, recipe: Mapping[str, Any], reports: list[Scored
     location = (recipe.get("data") or {}).get("location")
     if location:
         lines.append(
-            f"It was trained on {public(location)}; on other images nothing is known of it."
+            f"It was trained on {inline(public(location))}; on other images nothing is known of it."
         )
     if location == "scenes":
         lines.append("'scenes' are generated drawings of streets, not photographs.")
@@ -285,10 +289,12 @@ def _limits(config: ModelConfig, recipe: Mapping[str, Any], reports: list[Scored
     first = reports[0]
     known = {name: iou for name, iou in first.ious().items() if _is_number(iou)}
     weakest = sorted(known, key=lambda name: known[name] or 0.0)[:WEAKEST]
-    named = ", ".join(f"{name} ({_percent(known[name])})" for name in weakest)
-    lines.append(f"Weakest classes on {first.data}, IoU in percent: {named}.")
+    named = ", ".join(f"{inline(name)} ({_percent(known[name])})" for name in weakest)
+    lines.append(f"Weakest classes on {inline(first.data)}, IoU in percent: {named}.")
     if first.content.get("absent"):
-        lines.append(f"Never seen there, so not scored: {', '.join(first.content['absent'])}.")
+        lines.append(
+            f"Never seen there, so not scored: {', '.join(map(inline, first.content['absent']))}."
+        )
     lines.append(
         "The scores hold for the protocol named above, and for one training; another seed may move "
         "them."

@@ -97,6 +97,9 @@ def read_config(path: str | Path) -> ModelConfig:
         raise HfgdError(f"'{file}' was written by a newer hfgd; update the package to load it.")
     try:
         config = ModelConfig.model_validate(_migrated(content))
+        _ = config.class_set
+    except HfgdError as error:
+        raise HfgdError(f"'{file}': {error}") from error
     except (ValidationError, KeyError, TypeError, AttributeError) as error:
         key = (
             ".".join(map(str, error.errors()[0]["loc"]))

@@ -9,6 +9,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column
 
 from hfgd.parallel.rank import is_main
+from hfgd.text import one_line
 
 PLAIN_EVERY = 30.0  # seconds between plain lines
 
@@ -76,7 +77,7 @@ class Progress:
 def say(line: str) -> None:
     """A line for whoever watches, on stderr; one process of many says it."""
     if is_main():
-        print(line, file=sys.stderr, flush=True)
+        print(*map(one_line, line.split("\n")), sep="\n", file=sys.stderr, flush=True)
 
 
 def format_duration(seconds: float) -> str:

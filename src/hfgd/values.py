@@ -1,11 +1,22 @@
 """Small values that many parts name. No torch in here: an exported file runs without it."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from hfgd.text import is_line
 
 Branch = Literal["fine", "guide", "aux"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
+
+
+def _line(text: str) -> str:
+    if not is_line(text):
+        raise ValueError("a name is one line without control characters")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_line)]
 
 
 class Spec(BaseModel):

@@ -17,6 +17,7 @@ from hfgd.cli.review import review
 from hfgd.cli.serve import serve
 from hfgd.cli.share import card, push
 from hfgd.errors import HfgdError
+from hfgd.text import one_line
 
 app = typer.Typer(
     name="hfgd",
@@ -464,5 +465,5 @@ def _fail(message: str, code: int) -> None:
 
         if not first_to_say(message):
             sys.exit(code)
-    print(f"hfgd: {message}", file=sys.stderr)
+    print(f"hfgd: {one_line(message)}", file=sys.stderr)
     sys.exit(code)

@@ -8,6 +8,7 @@ import typer
 
 from hfgd.cli.options import Code
 from hfgd.errors import HfgdError
+from hfgd.text import one_line
 
 
 def predict(
@@ -105,7 +106,7 @@ def predict(
     if outcome.failed:
         print(f"{which}{len(outcome.failed)} could not be labelled:", file=sys.stderr)
         for reason in outcome.failed:
-            print(f"  {reason}", file=sys.stderr)
+            print(f"  {one_line(reason)}", file=sys.stderr)
         raise typer.Exit(1)
 
 

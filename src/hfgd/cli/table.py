@@ -9,6 +9,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Column, Table
 
+from hfgd.text import one_line
+
 WORDS = ("what", "what it is", "class")  # columns that may be folded at their spaces
 GAP = "  "
 
@@ -19,6 +21,9 @@ def show(table: Table, below: Sequence[str] = ()) -> None:
     ``below``: columns that go into a line of their own under each row where the terminal is too
     narrow for all. Cells are taken as they are, never as rich's markup.
     """
+    for column in table.columns:  # names of models and classes may come from anybody
+        column._cells = [one_line(str(text)) for text in column.cells]
+    table.title = one_line(str(table.title)) if table.title else None
     if not sys.stdout.isatty():
         print(plain(table))
         return

@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from hfgd.errors import HfgdError
+from hfgd.text import is_line
 
 IGNORE = 255  # the label id that no loss and no score counts
 
-Rgb = tuple[int, int, int]
+Channel = Annotated[int, Field(ge=0, le=255)]
+Rgb = tuple[Channel, Channel, Channel]
 
 
 @dataclass(frozen=True)
@@ -23,10 +28,18 @@ class ClassSet:
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
             raise HfgdError(f"class '{twice[0]}' is listed twice; class names must differ.")
+        for name in self.names:
+            if not is_line(name):
+                raise HfgdError(f"class {name!r}: a name is one line without control characters.")
         if len(self.palette) != len(self.names):
             raise HfgdError(
                 f"{len(self.palette)} colours for {len(self.names)} classes; give one for each."
             )
+        for name, colour in zip(self.names, self.palette, strict=True):
+            if not all(0 <= channel <= 255 for channel in colour):
+                raise HfgdError(
+                    f"class '{name}': the colour {list(colour)} is no RGB of 0 to 255; mend it."
+                )
 
     def __len__(self) -> int:
         return len(self.names)

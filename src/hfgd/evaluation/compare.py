@@ -17,7 +17,7 @@ from hfgd.errors import HfgdError
 from hfgd.evaluation.page.sections import Table
 from hfgd.evaluation.pictures import panel_row
 from hfgd.evaluation.plots import panels
-from hfgd.evaluation.report import cell, percent
+from hfgd.evaluation.report import percent
 from hfgd.evaluation.report_gallery import Shown
 from hfgd.evaluation.report_page import comparison_page, run_folder_of
 from hfgd.evaluation.run import What, scored
@@ -26,6 +26,7 @@ from hfgd.evaluation.thumbnails import pictures_in
 from hfgd.files import write_text
 from hfgd.inference.labeller import Labeller
 from hfgd.inference.open import How, open_labeller, origin
+from hfgd.text import inline
 
 RESAMPLES = 1000
 
@@ -167,20 +168,20 @@ def _markdown(
     first: str, found: dict[str, list[Difference]], dataset: SegDataset, facts: dict[str, str]
 ) -> str:
     lines = [
-        f"# Compared on {dataset.title}",
+        f"# Compared on {inline(dataset.title)}",
         "",
-        *(f"- {name}: {value}" for name, value in facts.items()),
+        *(f"- {name}: {inline(value)}" for name, value in facts.items()),
         f"- interval: 95 %, paired bootstrap over the images, {RESAMPLES} resamples",
     ]
     for title, rows in found.items():
         lines += [
             "",
-            f"| IoU, percent | {cell(first)} | {cell(title)} | difference | interval |",
+            f"| IoU, percent | {inline(first)} | {inline(title)} | difference | interval |",
             "| --- | ---: | ---: | ---: | ---: |",
         ]
         for row in rows:
             interval = "–" if np.isnan(row.low) else f"{row.low:+.2f} … {row.high:+.2f}"
             points = "–" if np.isnan(row.points) else f"{row.points:+.2f}"
             values = f"{percent(row.first)} | {percent(row.second)}"
-            lines.append(f"| {cell(row.name)} | {values} | {points} | {interval} |")
+            lines.append(f"| {inline(row.name)} | {values} | {points} | {interval} |")
     return "\n".join(lines) + "\n"

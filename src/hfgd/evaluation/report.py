@@ -17,6 +17,7 @@ from hfgd.evaluation.scores import Scores
 from hfgd.files import write_text
 from hfgd.inference.calibrate import Calibration
 from hfgd.inference.protocol import SINGLE_SCALE, Protocol
+from hfgd.text import inline
 
 WORST = 8  # images that are named and shown
 
@@ -77,16 +78,15 @@ class Report:
     def markdown(self) -> str:
         """The report as Markdown; scores in percent."""
         scores = self.scores
-        facts = "".join(f"- {key}: {value}\n" for key, value in self.facts.items())
+        facts = "".join(f"- {inline(key)}: {inline(value)}\n" for key, value in self.facts.items())
         means = " · ".join(f"**{k} {percent(v)}**" for k, v in scores.all_means().items())
-        rows = "".join(f"| {' | '.join(map(cell, row))} |\n" for row in self._rows())
+        rows = "".join(f"| {' | '.join(map(inline, row))} |\n" for row in self._rows())
+        named = ", ".join(map(inline, scores.absent))
         absent = (
-            f"\nAbsent from labels and predictions, in no mean: {', '.join(scores.absent)}.\n"
-            if scores.absent
-            else ""
+            f"\nAbsent from labels and predictions, in no mean: {named}.\n" if scores.absent else ""
         )
         return (
-            f"# {self.model} on {self.data}\n\n"
+            f"# {inline(self.model)} on {inline(self.data)}\n\n"
             f"- images: {self.images}\n- protocol: {self.protocol.describe()}\n"
             f"- branch: {self.branch}\n{facts}\n"
             f"{means} (percent)\n\n"
@@ -147,14 +147,15 @@ class Report:
 
     def _groups(self) -> str:
         lines = [
-            f"- {name} ({', '.join(classes)}): IoU {percent(self.scores.group_iou(classes))}"
+            f"- {inline(name)} ({', '.join(map(inline, classes))}): "
+            f"IoU {percent(self.scores.group_iou(classes))}"
             for name, classes in self.groups.items()
         ]
         return _listed("Groups, each scored as one class", lines)
 
     def _worst(self) -> str:
         worst = worst_images(self.scores, WORST)
-        lines = [f"- {name}: {percent(value)}" for name, value in worst]
+        lines = [f"- {inline(name)}: {percent(value)}" for name, value in worst]
         return _listed("Worst images, by mean IoU over the classes in each", lines)
 
 
@@ -174,11 +175,6 @@ def worst_images(scores: Scores, count: int) -> list[tuple[str, float]]:
 def percent(value: float | None) -> str:
     """A fraction as percent with two decimals; '–' where there is none."""
     return "–" if value is None or math.isnan(value) else f"{100 * value:.2f}"
-
-
-def cell(text: str) -> str:
-    """A text as it stands in a cell of a Markdown table."""
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _plain(value: float) -> float | None:

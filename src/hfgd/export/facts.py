@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hfgd.data.classes import ClassSet, Rgb
 from hfgd.geometry import Grid, Size
+from hfgd.values import Line
 
 Input = Literal["uint8", "float"]
 PREFIX = "hfgd."
@@ -26,23 +27,23 @@ class Facts(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     format: Literal[1] = 1
-    version: str
-    name: str
-    classes: tuple[str, ...] = Field(min_length=1)
+    version: Line
+    name: Line
+    classes: tuple[Line, ...] = Field(min_length=1)
     palette: tuple[Rgb, ...]
     grid: Grid
     input: Input = "uint8"
-    branch: str = "fine"
+    branch: Line = "fine"
     size: Size | None = None
     smallest: Size = (1, 1)
     crop: Size
-    precision: str = "fp32"
-    calibrated_on: str = ""
+    precision: Line = "fp32"
+    calibrated_on: Line = ""
     mean: tuple[float, float, float]
     std: tuple[float, float, float] | None = None
-    licence_of_code: str = "Apache-2.0"
-    licence_of_weights: str = UNKNOWN
-    licence_of_backbone: str = UNKNOWN
+    licence_of_code: Line = "Apache-2.0"
+    licence_of_weights: Line = UNKNOWN
+    licence_of_backbone: Line = UNKNOWN
 
     @property
     def class_set(self) -> ClassSet:

@@ -109,7 +109,11 @@ def read_facts(path: str | Path) -> Facts:
 def _facts_of(session: Session, path: Path) -> Facts:
     properties = session.properties
     try:
-        return Facts.of_properties(properties)
+        facts = Facts.of_properties(properties)
+        _ = facts.class_set
+        return facts
+    except HfgdError as error:
+        raise HfgdError(f"'{path}': {error}") from error
     except ValueError as error:
         why = "it does not name its classes"
         if "hfgd.classes" in properties:

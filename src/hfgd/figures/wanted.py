@@ -1,6 +1,5 @@
 """What all figures share: what is asked for, the runs behind it, and the files that come of it."""
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from hfgd.errors import HfgdError
 from hfgd.evaluation.compare import titles
 from hfgd.evaluation.run import What, what_to_score
 from hfgd.export.sessions import is_exported
+from hfgd.files import write_text
 from hfgd.geometry import Size
 from hfgd.inference.open import How
 from hfgd.model.class_tokens import ClassTokens
@@ -21,6 +21,7 @@ from hfgd.model.network import Network
 from hfgd.model.segmenter import Segmenter
 from hfgd.model.spec import ModelSpec
 from hfgd.parallel.device import pick_device
+from hfgd.text import csv_text
 from hfgd.values import Branch
 
 DPI = 110
@@ -88,13 +89,9 @@ class Wanted:
         rows = list(rows)
         path = self.out / f"{self.stem}{f'-{suffix}' if suffix else ''}.csv"
         self.out.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            for row in rows:
-                writer.writerow(
-                    {key: "" if value != value else value for key, value in row.items()}
-                )
+        keys = list(rows[0])
+        lines = [["" if row[key] != row[key] else row[key] for key in keys] for row in rows]
+        write_text(path, csv_text([keys, *lines]))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pydantic import Field
 from hfgd.data.classes import ClassSet, Rgb
 from hfgd.geometry import Size
 from hfgd.model.spec import ModelSpec
-from hfgd.values import Branch, Spec
+from hfgd.values import Branch, Line, Spec
 
 FORMAT = 2  # 1: the whole recipe stood in the file
 
@@ -30,16 +30,16 @@ class ModelConfig(Spec):
     """
 
     format: int = FORMAT
-    name: str = "model"
+    name: Line = "model"
     model: ModelSpec | None = None
     builder: Builder | None = None
-    classes: tuple[str, ...]
+    classes: tuple[Line, ...]
     palette: tuple[Rgb, ...]
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     crop: Size = (513, 513)
     branch: Branch = "fine"
-    licence_of_backbone: str | None = None
+    licence_of_backbone: Line | None = None
     facts: dict[str, Any] = Field(default_factory=dict)
 
     @property

@@ -18,6 +18,7 @@ from hfgd.files import write_whole
 from hfgd.predict.places import Bucket, Folder, open_place
 from hfgd.predict.rows import FACTS, PARTS, Row, count_classes, encoded, line_of
 from hfgd.predict.shards import Shard
+from hfgd.text import csv_value
 
 GROUP = 4_000  # rows of a Parquet row group
 
@@ -82,7 +83,8 @@ def _lines(place: Folder | Bucket, name: str) -> Iterator[tuple[str, int, str]]:
     else:
         file = io.StringIO((place.read(name) or b"").decode(errors="surrogateescape"))
     with file:
-        for cells in csv.reader(file):
+        for line in csv.reader(file):
+            cells = list(map(csv_value, line))
             if len(cells) > len(FACTS) and cells[-1].isdecimal():  # else half a line
                 yield _text(cells[0]), int(cells[-1]), _text(json.dumps(cells[:-1]))
 
@@ -169,7 +171,7 @@ def _failures(place: Folder | Bucket, table: sqlite3.Connection) -> list[str]:
         if name.endswith(".failed.csv"):
             text = (place.read(name) or b"").decode(errors="surrogateescape")
             for cells in csv.reader(io.StringIO(text)):
-                path, reason, label = cells
+                path, reason, label = map(csv_value, cells)
                 there = table.execute("SELECT 1 FROM labels WHERE label = ?", (_text(label),))
                 if there.fetchone() is None:
                     found[path] = line_of([path, reason])

@@ -1,7 +1,5 @@
 """What is known of every label map, as rows that survive a kill: each share's own files in parts/."""
 
-import csv
-import io
 import json
 import os
 import time
@@ -17,6 +15,7 @@ from hfgd.errors import HfgdError
 from hfgd.predict.inputs import Failed
 from hfgd.predict.places import Bucket, Folder
 from hfgd.predict.shards import Shard
+from hfgd.text import csv_text
 
 PARTS = "parts"
 FACTS = ("label", "path", "height", "width", "seconds", "mean_confidence")
@@ -141,9 +140,7 @@ def _byte(file: Any, place: int) -> bytes:
 
 def line_of(cells: Sequence[str]) -> str:
     """A line of a CSV file."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow([cell.replace("\n", " ") for cell in cells])
-    return text.getvalue()
+    return csv_text([[cell.replace("\n", " ") for cell in cells]])
 
 
 def encoded(text: str) -> bytes:

@@ -17,7 +17,7 @@ from hfgd.errors import HfgdError, unknown
 from hfgd.losses.spec import LossSpec
 from hfgd.model.config import Builder
 from hfgd.model.spec import ModelSpec
-from hfgd.values import Branch, Spec
+from hfgd.values import Branch, Line, Spec
 
 FREE = (
     "options",
@@ -108,7 +108,7 @@ class Recipe(Spec):
     scale, "mf" multi-scale and flip), for rows of its tables.
     """
 
-    name: str
+    name: Line
     description: str = ""
     model: ModelSpec = ModelSpec()
     network: Builder | None = None

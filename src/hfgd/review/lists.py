@@ -3,8 +3,6 @@
 Each region stands under the class that the model suggests; what it was labelled as goes along.
 """
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from hfgd.data.classes import ClassSet
 from hfgd.files import write_text
 from hfgd.geometry import Size
 from hfgd.review.quality import Found, Region, runs_of
+from hfgd.text import csv_text
 
 
 @dataclass(frozen=True)
@@ -161,9 +160,7 @@ COLUMNS = ("rank", "image", "file", "fold", "quality", "loss", "mean probability
 
 def table(judged: Iterable[Judged]) -> str:
     """A CSV: a line for each region, and one for each image without any."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    rows: list[Sequence[object]] = [COLUMNS]
     for rank, one in enumerate(judged, start=1):
         found = one.found
         scores = (found.quality, found.loss, found.mean, found.suspect)
@@ -171,7 +168,7 @@ def table(judged: Iterable[Judged]) -> str:
         first += ["" if value is None else f"{value:.6g}" for value in scores]
         for number, region in enumerate(found.regions, start=1):
             what = (number, region.labelled, region.suggested, region.pixels)
-            writer.writerow([*first, *what, f"{region.confidence:.4f}", *region.box])
+            rows.append([*first, *what, f"{region.confidence:.4f}", *region.box])
         if not found.regions:
-            writer.writerow([*first, *[""] * 9])
-    return text.getvalue()
+            rows.append([*first, *[""] * 9])
+    return csv_text(rows)

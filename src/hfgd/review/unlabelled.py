@@ -7,8 +7,6 @@ the others have to beat.
 """
 
 import base64
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,6 +29,7 @@ from hfgd.inference.open import How, open_labeller, origin
 from hfgd.progress import Progress
 from hfgd.review.pool import Pool
 from hfgd.review.rows import Row, Rows, claim
+from hfgd.text import csv_text
 
 By = Literal["entropy", "margin", "diverse", "random"]
 Features = npt.NDArray[np.float32]
@@ -195,12 +194,10 @@ def furthest(
 
 def _write(choice: Choice, keys: list[str], by: By, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["rank", "image", "distance" if by == "diverse" else by])
+    rows: list[list[object]] = [["rank", "image", "distance" if by == "diverse" else by]]
     for rank, (key, score) in enumerate(zip(keys, choice.scores, strict=True), start=1):
-        writer.writerow([rank, key, "" if score is None else f"{score:.6g}"])
-    write_text(out / "next.csv", text.getvalue())
+        rows.append([rank, key, "" if score is None else f"{score:.6g}"])
+    write_text(out / "next.csv", csv_text(rows))
     write_text(out / "next.txt", "".join(f"{path}\n" for path in choice.files))
     tasks = [{"data": {"image": f"/data/local-files/?d={quote(key)}"}} for key in keys]
     (out / "lists").mkdir(exist_ok=True)
