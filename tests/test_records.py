@@ -15,12 +15,12 @@ from hfgd.recipes import find_recipe, toy
 from hfgd.recipes.spec import check_recipe
 from hfgd.training.fit import fit
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+STUDY = Path(__file__).parents[1] / "studies" / "guidance"
 
 
 @pytest.fixture
 def records(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.syspath_prepend(STUDY)
     import records
 
     return records

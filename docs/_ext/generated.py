@@ -76,7 +76,9 @@ def links_out_of_docs(app: Any, page: str, source: list[str]) -> None:
     text = text.replace(f"]({depth}benchmarks/", f"]({depth[3:]}benchmarks/")
     text = text.replace(f"]({depth}CONTRIBUTING.md", f"]({depth[3:]}contributing.md")
     text = re.sub(
-        rf"\[([^\]]+)\]\({re.escape(depth)}(?:src|tests|examples|README)[^)]*\)", r"\1", text
+        rf"\[([^\]]+)\]\({re.escape(depth)}(?:src|tests|examples|studies|README)[^)]*\)",
+        r"\1",
+        text,
     )
     source[0] = text
 

@@ -73,7 +73,7 @@ def quantised(path: Path, facts: Facts, calibration: Calibration) -> None:
 
 def _small(model: Any, facts: Facts, calibration: Calibration) -> Any:
     """The model of either runtime with 8-bit weights and activations. NNCF also corrects the biases
-    for what rounding moves, which networks of depthwise convolutions need (docs/log.md)."""
+    for what rounding moves, which networks of depthwise convolutions need (dev/LOG.md)."""
     import nncf
 
     nncf.set_log_level(40)

@@ -1,6 +1,6 @@
-"""Does guidance help? Tables and plots of docs/results/guidance.md, from the records.
+"""Does guidance help? Tables and plots of studies/guidance/README.md, from the records.
 
-    python benchmarks/camvid_guidance.py
+    python studies/guidance/camvid_guidance.py
 
 How to run a row again stands at the end of the page.
 """
@@ -27,8 +27,8 @@ from study_page import (
 )
 
 STUDY = "camvid-guidance"
-PAGE = Path(__file__).parents[1] / "docs" / "results" / "guidance.md"
-PICTURES = PAGE.parents[1] / "pictures"
+PAGE = Path(__file__).parent / "README.md"
+PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 STARTS = {"pretrained": "mobilenetv2_100_imagenet.safetensors", "random": "false"}
 STANDARD = {"iterations": "920", "crop": "[225,289]", "backbone_lr": "1.0", "changes": ""}
 # what explains the result: a schedule twice as long, a finer guide, tokens or backbone that the fine

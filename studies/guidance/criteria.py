@@ -1,6 +1,6 @@
 """Do the criteria, the sampling and the augmentation help? A row each, over seeds; can be resumed.
 
-    python benchmarks/criteria.py --data camvid:DATA --weights FILE --out RUNS [--seeds 3] [--only dice]
+    python studies/guidance/criteria.py --data camvid:DATA --weights FILE --out RUNS [--only dice]
 
 A row is the base recipe with the keys below changed; every run is a run folder in RUNS/ROW/seedN. A run
 that is done is not repeated, one that was interrupted goes on; one core each. After every run the table
@@ -21,7 +21,7 @@ from hfgd.training.fit import fit
 from hfgd.training.run_folder import RunFolder
 from study_page import put, spread, table
 
-PAGE = Path(__file__).parents[1] / "docs" / "results" / "criteria.md"
+PAGE = Path(__file__).parents[2] / "docs" / "results" / "criteria.md"
 BASE = "base"
 ROWS = {
     BASE: {},

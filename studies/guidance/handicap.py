@@ -1,13 +1,13 @@
 """When does guidance pay? The guide's handicap against what guidance gives, over all records.
 
-    python benchmarks/handicap.py [STUDY ...]
+    python studies/guidance/handicap.py [STUDY ...]
 
 A pair is two runs that differ in guidance alone (``table3/none`` and ``guidance``, ``aa`` and
 ``full``), with everything else, seed included, the same. Handicap: the guide's mIoU less the unguided
 answer's. Gain: the guided answer's less the unguided answer's. Both have the unguided answer in them,
 so its own luck moves them together; therefore each fit is made again with the handicap against the
 unguided answers of the other seeds. Writes the two tables (what each handicap went with, and the
-fits) between their marks of docs/results/guidance.md, and a picture; of some studies alone it prints
+fits) between their marks of studies/guidance/README.md, and a picture; of some studies alone it prints
 the fits.
 """
 

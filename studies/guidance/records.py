@@ -1,9 +1,9 @@
 """The records of the studies: what every run was, how it scored, how it got there.
 
-    python benchmarks/records.py add STUDY RUNS      pack the finished runs below the folder RUNS
-    python benchmarks/records.py recipe STUDY RUN    print the recipe of a run, for hfgd train
+    python studies/guidance/records.py add STUDY RUNS      pack the finished runs below the folder RUNS
+    python studies/guidance/records.py recipe STUDY RUN    print the recipe of a run, for hfgd train
 
-They are four files in ``benchmarks/records/``, whose README says what stands where. A run is called
+They are four files in ``records/``, whose README says what stands where. A run is called
 as its folder below RUNS is; packing it again replaces it. Of a run's recipe the settings that studies
 look at have a column each in ``runs.csv``; the rest is what its study and its row share
 (``recipes.yaml``), and what is left is its column ``changes``.

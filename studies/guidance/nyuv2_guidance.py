@@ -1,8 +1,8 @@
-"""Does guidance help where its premise holds? NYUv2's tables of docs/results/guidance.md.
+"""Does guidance help where its premise holds? NYUv2's tables of studies/guidance/README.md.
 
-    python benchmarks/nyuv2_guidance.py
+    python studies/guidance/nyuv2_guidance.py
 
-From the records, which ``benchmarks/guidance_runs.py`` makes. Runs that are left are not in the tables.
+From the records, which ``guidance_runs.py`` makes. Runs that are left are not in the tables.
 """
 
 from collections.abc import Iterable

@@ -1,8 +1,8 @@
-"""Which rate for the named recipes for small machines? Its table of docs/results/guidance.md.
+"""Which rate for the named recipes for small machines? Its table of studies/guidance/README.md.
 
-    python benchmarks/small_recipes.py
+    python studies/guidance/small_recipes.py
 
-From the records, which ``benchmarks/guidance_runs.py run recipes`` makes.
+From the records, which ``studies/guidance/guidance_runs.py run recipes`` makes.
 """
 
 from camvid_guidance import PAGE

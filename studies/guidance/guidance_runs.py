@@ -1,14 +1,14 @@
-"""The runs of docs/results/guidance.md: trains what is not recorded yet, and packs the records.
+"""The runs of studies/guidance/README.md: trains what is not recorded yet, and packs the records.
 
-    python benchmarks/guidance_runs.py scale NYUV2 OUT        frames of 640×480 as 432×324
-    python benchmarks/guidance_runs.py list STUDY             what is recorded, what is left
-    python benchmarks/guidance_runs.py run STUDY --data DATA --weights FILE --out RUNS
+    python studies/guidance/guidance_runs.py scale NYUV2 OUT        frames of 640×480 as 432×324
+    python studies/guidance/guidance_runs.py list STUDY             what is recorded, what is left
+    python studies/guidance/guidance_runs.py run STUDY --data DATA --weights FILE --out RUNS
 
 STUDY: ``nyuv2`` (DATA: OUT; FILE: tf_efficientnet_lite0), ``camvid`` (DATA: camvid:FOLDER; FILE:
 mobilenetv2_100; of its runs only those with a rate of the backbone's own, and in fp32, which every CPU
 can) or ``recipes`` (the same DATA and FILE; the named recipes for small machines). One core a process;
 several share RUNS, and each takes the first run that nobody has. An interrupted run goes on where its
-last checkpoint is. Everything is in the records (``benchmarks/records.py``) as soon as it is done, so
+last checkpoint is. Everything is in the records (``records.py``) as soon as it is done, so
 that RUNS may be lost between two runs.
 """
 

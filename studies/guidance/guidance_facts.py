@@ -1,6 +1,6 @@
 """Facts behind a guided run: gradients of each loss, batch-norm statistics, what a stride can show.
 
-    python benchmarks/guidance_facts.py RUN [RUN ...] --data camvid
+    python studies/guidance/guidance_facts.py RUN [RUN ...] --data camvid
 
 RUN: folders of ``hfgd train`` with recipe and last model. Gradients are those of one training batch,
 with the run's starting weights and with its last ones. The re-estimated batch-norm statistics are
