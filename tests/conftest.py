@@ -5,7 +5,6 @@ import os
 if not os.environ.get("HFGD_TEST_GPU"):  # before torch looks; processes that tests start inherit it
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from hfgd.model import BackboneSpec, ModelSpec, Segmenter
 from hfgd.model.build import build
 from hfgd.model.spec import GUIDANCE
 from hfgd.recipes.spec import Recipe
+from processes import Command
 
 # a second of each: corners, cells, cells with NHWC maps, and one map of a plain ViT with registers
 TOYS = {
@@ -117,6 +117,8 @@ def recipe(folder, **changes) -> Recipe:
         "train.validate_every": 4,
         "train.checkpoint_every": 2,
         "train.log_every": 1,
+        # not the default, 'auto': this process reads such images sooner than it starts another one;
+        # test_first_hour.py and test_processes_end.py train with the default
         "train.workers": 0,
         "train.panels": 1,
     }
@@ -132,11 +134,7 @@ def same(a, b) -> bool:
 
 
 def start_training(path, out):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "hfgd", "train", str(path), "--out", str(out)]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    return Command(["hfgd", "train", path, "--out", out])
 
 
 def wait_for_iteration(process, out, iteration):
@@ -146,4 +144,5 @@ def wait_for_iteration(process, out, iteration):
         if log.is_file() and len(log.read_text().splitlines()) > iteration:
             return
         time.sleep(0.01)
-    raise AssertionError(f"the run ended or hung before iteration {iteration}")
+    process.kill()
+    raise AssertionError(f"ended or hung before iteration {iteration}:\n{process.said()}")

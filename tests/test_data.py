@@ -213,21 +213,24 @@ def test_every_pass_sees_every_image_once(folder):
 def test_batches_do_not_depend_on_workers_start_or_world(folder, workers):
     plain = iter(TrainBatches(stream(folder), 4, 0, 0, rank=0, world=1))
     reference = [next(plain) for _ in range(3)]
-    late = next(iter(TrainBatches(stream(folder), 4, 2, workers, rank=0, world=1)))
+    with TrainBatches(stream(folder), 4, 2, workers, rank=0, world=1) as batches:
+        late = next(iter(batches))
     assert torch.equal(late.image, reference[2].image)
-    halves = [
-        next(iter(TrainBatches(stream(folder), 2, 1, workers, rank, world=2))) for rank in (0, 1)
-    ]
+    halves = []
+    for rank in (0, 1):
+        with TrainBatches(stream(folder), 2, 1, workers, rank, world=2) as batches:
+            halves.append(next(iter(batches)))
     assert torch.equal(torch.cat([h.image for h in halves]), reference[1].image)
     assert halves[0].names + halves[1].names == reference[1].names
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_image_mid_run_is_one_sentence(folder, workers):
-    batches = TrainBatches(stream(folder), 3, 0, workers, rank=0, world=1)
     (folder / "images/train/train0.png").write_text("gone")
-    with pytest.raises(
-        HfgdError, match=r"^image '.*train0\.png' is no image that can be read \(JPEG, PNG, "
+    says = r"^image '.*train0\.png' is no image that can be read \(JPEG, PNG, "
+    with (
+        pytest.raises(HfgdError, match=says),
+        TrainBatches(stream(folder), 3, 0, workers, rank=0, world=1) as batches,
     ):
         list(zip(range(2), batches, strict=False))
 

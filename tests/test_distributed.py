@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -24,6 +22,7 @@ from hfgd.parallel.launch import take_part
 from hfgd.parallel.processes import joining
 from hfgd.training.fit import fit
 from hfgd.training.stop import Terminated
+from processes import Command
 
 
 def scored():
@@ -202,21 +201,16 @@ def test_a_dead_process_ends_the_run_in_a_sentence(folder, tmp_path):
     """SIGKILL for one of two: no hang, an exit code, the last good checkpoint named."""
     long = {"train.iterations": 100_000, "train.validate_every": 100_000}
     (tmp_path / "toy.yaml").write_text(recipe(folder, **long).yaml())
-    command = [sys.executable, "-m", "hfgd", "train", str(tmp_path / "toy.yaml")]
-    command += ["--devices", "2", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    command = ["hfgd", "train", tmp_path / "toy.yaml", "--devices", 2, "--out", tmp_path / "run"]
+    process = Command(command)
     wait_for_iteration(process, tmp_path / "run", 3)
-    children = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
-    )
-    ranks = [int(pid) for pid in children.stdout.split() if b"RANK=1" in environ(int(pid))]
+    ranks = [pid for pid in process.children() if b"RANK=1" in environ(pid)]
     os.kill(ranks[0], signal.SIGKILL)
     began = time.monotonic()
-    _, errors = process.communicate(timeout=120)
+    ended = process.end(120)
+    errors = ended.err
     assert time.monotonic() - began < 60
-    assert process.returncode == 137
+    assert ended.code == 137
     assert "Traceback" not in errors
     assert f"the last good checkpoint is {tmp_path / 'run/state.ckpt'} (iteration" in errors
     assert errors.strip().splitlines()[-1] == (

@@ -1,10 +1,7 @@
 """Pictures made while scoring, and what report.html says of them."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -29,6 +26,7 @@ from hfgd.inference.open import How
 from hfgd.inference.protocol import find_protocol
 from hfgd.model import ModelSpec
 from hfgd.model.build import build
+from processes import finished
 
 SIZE = (45, 70)
 
@@ -174,12 +172,8 @@ def test_curves_of_runs_lie_over_one_axis(tmp_path):
 def test_two_processes_make_one_page(tmp_path):
     spec = ModelSpec(backbone=TOYS["test_resnet"], width=32)
     build(spec, ScenesDataset("val", 1).classes).save(tmp_path / "model")
-    command = [sys.executable, "-m", "hfgd", "eval", str(tmp_path / "model"), "--data", "scenes"]
-    command += ["--limit", "5", "--out", str(tmp_path / "out"), "--workers", "0", "--devices", "2"]
-    done = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    command = ["hfgd", "eval", tmp_path / "model", "--data", "scenes", "--limit", 5]
+    finished([*command, "--out", tmp_path / "out", "--devices", 2])
     page = sections(tmp_path / "out" / "report.html")
     per_image = json.loads((tmp_path / "out" / "report.json").read_text())["per image"]
     scores = {item["name"]: item["values"]["score"] for item in page["gallery"]["items"]}

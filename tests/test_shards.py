@@ -4,7 +4,6 @@ import csv
 import io
 import os
 import signal
-import subprocess
 import sys
 import tarfile
 import time
@@ -23,6 +22,7 @@ from hfgd.predict import find_images, merge, parse_shard
 from hfgd.predict import places as places_module
 from hfgd.predict import run as running
 from hfgd.predict.shards import Shard
+from processes import Command, finished
 
 ABC = ClassSet.of(["a", "b", "c"])
 
@@ -467,7 +467,7 @@ def wait_for(process, out, count):
     deadline = time.monotonic() + 300
     while len(list((out / "labels").glob("*.png"))) < count:
         if process.poll() is not None or time.monotonic() > deadline:
-            process.terminate()
+            process.kill()
             raise AssertionError(f"ended or hung before {count} label maps")
         time.sleep(0.002)
 
@@ -478,29 +478,25 @@ def test_a_killed_share_repeated_gives_what_one_run_gives(model, tmp_path):
     source.mkdir()
     for i in range(240):
         (source / f"{i:03}.png").write_bytes(png(i))
-    words = [sys.executable, "-m", "hfgd", "predict", str(model), str(source), "--out"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = ["hfgd", "predict", model, source, "--out"]
 
     def call(*more):
-        subprocess.run([*words, *more], env=environment, check=True, capture_output=True)
+        finished([*words, *more])
 
-    call(str(tmp_path / "one"))
+    call(tmp_path / "one")
     out = tmp_path / "three"
     for share in ("1/3", "3/3"):
-        call(str(out), "--shard", share)
+        call(out, "--shard", share)
     before = len(list((out / "labels").iterdir()))
-    process = subprocess.Popen(
-        [*words, str(out), "--shard", "2/3"], env=environment, stdout=subprocess.DEVNULL
-    )
+    process = Command([*words, out, "--shard", "2/3"])
     wait_for(process, out, before + 15)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send(signal.SIGKILL)
+    process.end()
     done = {p.name: p.stat().st_mtime_ns for p in (out / "labels").glob("*.png")}
     assert before < len(done) < 240
-    call(str(out), "--shard", "2/3")
+    call(out, "--shard", "2/3")
     assert all((out / "labels" / n).stat().st_mtime_ns == at for n, at in done.items())
-    merge_words = [sys.executable, "-m", "hfgd", "predict", "--merge", str(out)]
-    subprocess.run(merge_words, env=environment, check=True, capture_output=True)
+    finished(["hfgd", "predict", "--merge", out])
     assert tree(tmp_path / "one") == tree(out)
     assert but_time(tmp_path / "one") == but_time(out)
 
@@ -511,20 +507,12 @@ def test_devices_start_again_what_is_killed(model, tmp_path):
     source.mkdir()
     for i in range(150):
         (source / f"{i:03}.png").write_bytes(png(i))
-    words = [sys.executable, "-m", "hfgd", "predict", str(model), str(source)]
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        [*words, "--out", str(out), "--devices", "2"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = Command(["hfgd", "predict", model, source, "--out", out, "--devices", 2])
     wait_for(process, out, 5)
-    children = subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(process.pid)], text=True)
-    os.kill(int(children.split()[0]), signal.SIGKILL)
-    said, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err
-    assert "was killed by SIGKILL; it goes on" in err
-    assert "150 label maps" in said
+    os.kill(process.children()[0], signal.SIGKILL)
+    ended = process.end()
+    assert ended.code == 0, ended.err
+    assert "was killed by SIGKILL; it goes on" in ended.err
+    assert "150 label maps" in ended.out
     assert len(rows(out)) == 150

@@ -119,12 +119,6 @@ def twenty_kills(folder, tmp_path):
     assert logs[0] == logs[1]
 
 
-def children(process):
-    """Process numbers of its children."""
-    threads = Path(f"/proc/{process.pid}/task").iterdir()
-    return [int(pid) for thread in threads for pid in (thread / "children").read_text().split()]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("workers", [0, 2])
@@ -134,15 +128,12 @@ def test_a_signal_saves_and_has_an_exit_code_of_its_own(folder, tmp_path, number
     (tmp_path / "long.yaml").write_text(long.yaml())
     process = start_training(tmp_path / "long.yaml", tmp_path / "run")
     wait_for_iteration(process, tmp_path / "run", 3)
-    loading = children(process)
-    assert len(loading) == workers
-    for pid in (*loading, process.pid):
-        os.kill(pid, number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert not [pid for pid in loading if Path(f"/proc/{pid}").exists()]
-    assert "Traceback" not in errors
-    last = errors.strip().splitlines()[-1]
+    assert len(process.children()) == workers
+    process.send_all(number)
+    ended = process.end(120)
+    assert ended.code == code
+    assert "Traceback" not in ended.err
+    last = ended.err.strip().splitlines()[-1]
     assert "all is saved; go on with: hfgd train --resume --out" in last
     assert f"iteration {read_iteration(tmp_path / 'run/state.ckpt')} of 100000" in last
     assert load_model(tmp_path / "run")
@@ -161,10 +152,10 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(folder, tmp_path):
         time.sleep(0.01)
     limit = state.stat().st_size // 2
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 3
-    assert "Traceback" not in errors
-    last = errors.strip().splitlines()[-1]
+    ended = process.end(120)
+    assert ended.code == 3
+    assert "Traceback" not in ended.err
+    last = ended.err.strip().splitlines()[-1]
     assert "the disk is full while writing" in last
     assert f"the last good checkpoint is {state} (iteration {read_iteration(state)})" in last
     assert not list((tmp_path / "run").rglob("*.part"))

@@ -143,10 +143,11 @@ def test_spawned_processes_read_the_same(tmp_path):
     try:
         found = [TrainBatches(stream(dataset), 2, 0, 1, 0, 1), EvalBatches(dataset, workers=1)]
         for one, other in zip(expected, found, strict=True):
-            for a, b in zip(one, other, strict=False):
-                assert (a[0] == b[0]).all()
-                assert (a[1] == b[1]).all()
-                if one is expected[0]:
-                    break
+            with other:
+                for a, b in zip(one, other, strict=False):
+                    assert (a[0] == b[0]).all()
+                    assert (a[1] == b[1]).all()
+                    if one is expected[0]:
+                        break
     finally:
         multiprocessing.set_start_method(before, force=True)

@@ -106,8 +106,8 @@ def test_a_killed_run_resumes_to_the_same_weights(folder, tmp_path, workers):
     (tmp_path / "toy.yaml").write_text(recipe(folder, **{"train.workers": workers}).yaml())
     process = start_training(tmp_path / "toy.yaml", killed)
     wait_for_iteration(process, killed, 5)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send(signal.SIGKILL)
+    assert process.end().code == -signal.SIGKILL
     assert not same(weights(tmp_path / "whole"), weights(killed))
     fit(None, killed, resume=True)
     assert same(weights(tmp_path / "whole"), weights(killed))

@@ -17,6 +17,7 @@ from hfgd.cli.review import review
 from hfgd.cli.serve import serve
 from hfgd.cli.share import card, push
 from hfgd.errors import HfgdError
+from hfgd.parallel.lifetime import end_with_starter
 from hfgd.text import one_line
 
 app = typer.Typer(
@@ -440,6 +441,7 @@ def main() -> None:
     """Run the program; a user's mistake is one sentence and an exit code, never a traceback."""
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # what it starts imports nothing from here
     _print_all_letters(sys.stdout)
+    end_with_starter()
     try:
         app()
     except HfgdError as error:

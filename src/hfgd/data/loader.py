@@ -8,12 +8,12 @@ goes on at k, without replaying what came before.
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from types import FrameType
-from typing import Literal
+from types import TracebackType
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from hfgd.data.dataset import Batch, Sample, SegDataset
 from hfgd.data.sampling import Counts, Donors, RareClasses, class_counts, needs_counts
@@ -21,8 +21,17 @@ from hfgd.data.transforms.mixing import CopyPaste, CutMix
 from hfgd.data.transforms.pipeline import Augment
 from hfgd.data.transforms.streams import COPY_PASTE, CUTMIX, PARTNER, RARE, Rng, stream
 from hfgd.errors import HfgdError
+from hfgd.parallel.lifetime import begin_worker
 
 SHUFFLE, AUGMENT = 0, 1  # keep the streams of random numbers apart
+MORE_SHARED = (
+    "raise the container's limit (docker run --shm-size=8g), or read without workers: "
+    "train.workers=0, or --workers 0"
+)
+WORKER_DIED = (
+    "a process that loads images died, often out of memory: try a smaller train.workers "
+    "(or --workers)"
+)
 
 
 def count_workers(setting: int | Literal["auto"]) -> int:
@@ -92,7 +101,64 @@ class TrainStream(Dataset[Sample | HfgdError]):
         return sample
 
 
-class TrainBatches:
+class _Batches:
+    """A DataLoader whose workers live in a ``with`` block and end with it, however it ends.
+
+    They ignore signals, so Python would wait for ever at exit for workers that nobody ended.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader, self._iterator, self._entered = loader, None, False
+
+    def __enter__(self) -> Self:
+        self._entered = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close()
+        if error is not None and worker_died(error):
+            raise HfgdError(f"{WORKER_DIED}.") from error
+
+    def read(self) -> Iterator[Any]:
+        """What the loader gives; raises the HfgdError of a worker."""
+        iterator = self._started()
+        for item in iterator:
+            if isinstance(item, HfgdError):
+                raise item
+            yield item
+
+    def _close(self) -> None:
+        """End the workers; one that does not answer is killed."""
+        iterator: Any = self._iterator
+        self._iterator, self.loader._iterator, self._entered = None, None, False
+        if not hasattr(iterator, "_workers"):  # this process reads by itself
+            return
+        try:
+            iterator._shutdown_workers()
+        finally:
+            for worker in iterator._workers:
+                if worker.is_alive():
+                    worker.kill()
+                    worker.join()
+
+    def _started(self) -> Any:
+        """The loader's iterator; with workers, they run."""
+        assert self._entered or not self.loader.num_workers, "workers need a with block"
+        try:
+            self._iterator = iter(self.loader)  # type: ignore[assignment]
+            return self._iterator
+        except OSError as error:
+            reason = str(error)
+        # outside of the block, where nothing holds the workers that did start
+        raise HfgdError(f"cannot start the workers that read images ({reason}): {MORE_SHARED}.")
+
+
+class TrainBatches(_Batches):
     """Batches of a stream from iteration ``start`` on, without an end.
 
     ``batch_size`` counts the samples of one process; process ``rank`` of ``world`` takes its
@@ -102,32 +168,49 @@ class TrainBatches:
     def __init__(
         self, stream: TrainStream, batch_size: int, start: int, workers: int, rank: int, world: int
     ) -> None:
-        self.loader = DataLoader(
-            stream,
-            batch_sampler=_Iterations(batch_size, start, rank, world),
-            num_workers=workers,
-            collate_fn=_collate,
-            worker_init_fn=_leave_signals_to_main,
-            pin_memory=torch.cuda.is_available(),
+        super().__init__(
+            DataLoader(
+                stream,
+                batch_sampler=_Iterations(batch_size, start, rank, world),
+                num_workers=workers,
+                collate_fn=_collate,
+                worker_init_fn=_begin_worker,
+                pin_memory=torch.cuda.is_available(),
+            )
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self.loader:
-            if isinstance(batch, HfgdError):
-                raise batch
-            yield batch
+        yield from self.read()
 
 
-def _leave_signals_to_main(worker: int) -> None:
-    """Terminals send Ctrl-C, and schedulers SIGTERM, to every process of a run. The main one still
-    needs batches to finish its iteration and save; then it ends these, a hung one by a second SIGTERM.
+def _begin_worker(number: int) -> None:
+    """Schedulers send SIGTERM to every process of a run. The main one still needs batches to finish
+    its iteration and save; then it ends its workers."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    begin_worker()
+
+
+def worker_died(error: BaseException) -> bool:
+    """Whether PyTorch raised this because a worker of a loader died."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
+
+def _shared(tensor: torch.Tensor) -> torch.Tensor:
+    """A worker's tensor in shared memory.
+
+    PyTorch would move it there in a thread whose errors nobody sees, and the batch would never come.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _once)
-
-
-def _once(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)
+    if get_worker_info() is None:
+        return tensor
+    try:
+        tensor.share_memory_()  # type: ignore[no-untyped-call]
+        return tensor
+    except RuntimeError as error:
+        reason = str(error).rsplit(": ", 1)[-1]
+        raise HfgdError(
+            f"not enough shared memory (/dev/shm) to pass images between processes ({reason}): "
+            f"{MORE_SHARED}."
+        ) from error
 
 
 class _Iterations:
@@ -149,13 +232,25 @@ def _collate(samples: Sequence[Sample | HfgdError]) -> Batch | HfgdError:
         if isinstance(sample, HfgdError):
             return sample
     images, labels, names = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.stack(labels), list(names))
+    try:
+        return Batch(_shared(torch.stack(images)), _shared(torch.stack(labels)), list(names))
+    except HfgdError as error:
+        return error
 
 
-class EvalBatches:
+def _one(sample: Sample | HfgdError) -> Sample | HfgdError:
+    if isinstance(sample, HfgdError):
+        return sample
+    try:
+        return Sample(_shared(sample.image), _shared(sample.label), sample.name)
+    except HfgdError as error:
+        return error
+
+
+class EvalBatches(_Batches):
     """Every image once, whole and at its own size, one by one; images of this process only.
 
-    ``keep``: the reading processes stay for the next pass.
+    ``keep``: the workers stay for the next pass.
     """
 
     def __init__(
@@ -167,23 +262,23 @@ class EvalBatches:
         keep: bool = False,
     ) -> None:
         self.indices = range(rank, len(dataset), world)
-        self.loader = DataLoader(
-            _Plain(dataset, self.indices),
-            batch_size=None,
-            num_workers=workers,
-            persistent_workers=keep and workers > 0,
-            worker_init_fn=_leave_signals_to_main,
-            pin_memory=torch.cuda.is_available(),
+        super().__init__(
+            DataLoader(
+                _Plain(dataset, self.indices),
+                batch_size=None,
+                num_workers=workers,
+                collate_fn=_one,  # type: ignore[arg-type]  # one sample: no list without a batch size
+                persistent_workers=keep and workers > 0,
+                worker_init_fn=_begin_worker,
+                pin_memory=torch.cuda.is_available(),
+            )
         )
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[Sample]:
-        for sample in self.loader:
-            if isinstance(sample, HfgdError):
-                raise sample
-            yield sample
+        yield from self.read()
 
 
 class _Plain(Dataset[Sample | HfgdError]):

@@ -12,6 +12,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from hfgd.data.known.pascal_context import CLASSES_459, SYNONYMS
 from hfgd.data.rle import decode_mask
 from hfgd.errors import HfgdError, unknown
 from hfgd.files import inside, write_whole
+from hfgd.parallel.lifetime import begin_worker
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,18 @@ def prepare(
     if progress is not None:
         progress(done, len(jobs))
     cores = min(os.cpu_count() or 1, 61)  # Windows waits for no more
-    with ProcessPoolExecutor(workers or cores) as pool:
-        chunk = max(1, min(16, len(todo) // 8))
-        for _ in pool.map(_run, todo, [out] * len(todo), [name] * len(todo), chunksize=chunk):
-            done += 1
-            if progress is not None:
-                progress(done, len(jobs))
+    try:
+        with ProcessPoolExecutor(workers or cores, initializer=begin_worker) as pool:
+            chunk = max(1, min(16, len(todo) // 8))
+            for _ in pool.map(_run, todo, [out] * len(todo), [name] * len(todo), chunksize=chunk):
+                done += 1
+                if progress is not None:
+                    progress(done, len(jobs))
+    except BrokenProcessPool as error:
+        raise HfgdError(
+            "a process that makes labels died, often out of memory: the same command with a smaller "
+            "--workers goes on."
+        ) from error
     write_data_yaml(KNOWN[name].classes, out)
     return {split: sum(job.split == split for job in jobs) for split in ("train", "val")}
 

@@ -1,6 +1,7 @@
 """Running a labeller over a data set."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -42,18 +43,19 @@ def evaluate(
     check_classes(labeller.classes, dataset)
     check_unseen(labeller, dataset)
     tally = Tally(len(labeller.classes), boundary)
-    batches = batches or EvalBatches(dataset, workers, *joined())
-    for done, (image, label, name) in enumerate(batches, start=1):
-        watched = labeller
-        if confidence is not None:
-            half = 2 * batches.indices[done - 1] // len(dataset)
-            watched = confidence.watching(labeller, label, half)
-        labels = thumbnails.labels(watched, image) if thumbnails else watched.labels(image)
-        tally.update(labels, label.to(labels.device, non_blocking=True), name)
-        if thumbnails is not None:
-            thumbnails.keep(batches.indices[done - 1], image, label, labels)
-        if progress is not None:
-            progress(done, len(batches))
+    own = EvalBatches(dataset, workers, *joined()) if batches is None else nullcontext(batches)
+    with own as batches:
+        for done, (image, label, name) in enumerate(batches, start=1):
+            watched = labeller
+            if confidence is not None:
+                half = 2 * batches.indices[done - 1] // len(dataset)
+                watched = confidence.watching(labeller, label, half)
+            labels = thumbnails.labels(watched, image) if thumbnails else watched.labels(image)
+            tally.update(labels, label.to(labels.device, non_blocking=True), name)
+            if thumbnails is not None:
+                thumbnails.keep(batches.indices[done - 1], image, label, labels)
+            if progress is not None:
+                progress(done, len(batches))
     if thumbnails is not None:
         thumbnails.finish()  # before the processes meet: the main one finds what all have written
     return tally.scores(labeller.classes, len(dataset))

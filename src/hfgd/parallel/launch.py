@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hfgd.errors import HfgdError
+from hfgd.parallel.lifetime import as_starter
 from hfgd.parallel.rank import launched
 
 
@@ -93,6 +94,7 @@ def launch(arguments: Sequence[str], devices: int, nodes: int) -> None:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # as torchrun does, but with the cores shared out
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    os.environ |= as_starter()
     try:
         elastic_launch(config, sys.executable)("-P", "-m", "hfgd", *arguments)
     except SignalException as error:

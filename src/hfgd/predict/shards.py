@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hfgd.errors import HfgdError
+from hfgd.parallel.lifetime import as_starter
 from hfgd.parallel.rank import launched
 
 AGAIN = 2  # times that a shard which a signal killed is started once more
@@ -82,7 +83,7 @@ def run_shards(arguments: Sequence[str], count: int) -> list[int]:
 
     def start(rank: int) -> None:
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-        environment = {"OMP_NUM_THREADS": threads, **os.environ, **own}
+        environment = {"OMP_NUM_THREADS": threads, **os.environ, **own, **as_starter()}
         running[rank] = subprocess.Popen(
             [sys.executable, "-P", "-m", "hfgd", *arguments], env=environment
         )

@@ -118,7 +118,7 @@ def _judge(
     batches = EvalBatches(Chosen(pool, missing, pool.title), workers)
     title = "judging labels" if fold is None else f"judging fold {fold + 1}"
     done = len(places) - len(missing)
-    with Progress(title, len(places), done) as progress:
+    with batches, Progress(title, len(places), done) as progress:
         for place, (image, label, _) in zip(missing, batches, strict=True):
             found = judge(labeller, image, label, terms)
             head = {"key": pool.keys[place], "file": pool.file(place), "fold": fold}

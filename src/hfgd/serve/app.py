@@ -24,6 +24,7 @@ from hfgd import __version__
 from hfgd.data.classes import ClassSet
 from hfgd.data.draw import Prediction
 from hfgd.data.images import Pixels
+from hfgd.parallel.lifetime import end_with_parent
 from hfgd.serve.limits import Limits, Refused, decoded
 from hfgd.serve.page import docs_page, service_page
 
@@ -260,6 +261,7 @@ def run(
 
 def from_environment() -> FastAPI:
     """The application of one of several processes."""
+    end_with_parent()
     settings = json.loads(os.environ[SETTINGS])
     code = settings["code"] and Path(settings["code"])
     return opened(settings["model"], Limits(**settings["limits"]), settings["device"], code)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import torch
 
+from hfgd.data.loader import WORKER_DIED, worker_died
 from hfgd.errors import HfgdError, TrainingStopped
 from hfgd.files import is_disk_full
 from hfgd.parallel.rank import launched
 from hfgd.training.run_folder import RunFolder
+from hfgd.training.stop import Interrupted
 
 
 @contextmanager
@@ -19,6 +21,11 @@ def explained(folder: RunFolder) -> Iterator[None]:
         yield
     except TrainingStopped:
         raise
+    except SystemExit as leave:
+        if not isinstance(leave.__context__, KeyboardInterrupt):
+            raise
+        # Lightning's exit at a second Ctrl-C, with a code of its own
+        raise Interrupted(f"stopped at once; {_last_good(folder)}") from leave
     except Exception as error:
         reason = _reason(error)
         if reason is None:
@@ -47,8 +54,8 @@ def _reason(error: Exception) -> str | None:
             "and this model needs it: leave train.deterministic (--deterministic) out, or choose "
             "another encoder or upsampler (ppm and fapn need such operations on GPUs)"
         )
-    if "DataLoader worker" in text:
-        return "a process that loads images died, often for want of memory: try a smaller train.workers"
+    if worker_died(error):
+        return WORKER_DIED
     if launched()[1] > 1 and isinstance(error, RuntimeError) and _lost(error):
         return "another process of this run ended or cannot be reached"
     return None

@@ -237,7 +237,8 @@ class Job:
                 self.labeller(network), self.val_set, batches=shown, thumbnails=thumbnails
             )
 
-        with Progress("training", settings.iterations, start) as progress, stop.listening():
+        progress = Progress("training", settings.iterations, start)
+        with stop.listening(), batches, shown, progress:
             logs = Logs(self.folder.train_csv, settings.log_every, start, progress)
             validation = Validation(
                 self.folder, settings.validate_every, start, answer, score, logs
