@@ -5,6 +5,9 @@ import os
 if not os.environ.get("HFGD_TEST_GPU"):  # before torch looks; processes that tests start inherit it
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+# an error that hfgd did not foresee shows its traceback, also in processes that tests start
+os.environ.setdefault("HFGD_TRACEBACK", "1")
+
 import sys
 import time
 from pathlib import Path
@@ -85,6 +88,7 @@ def run(capsys, monkeypatch):
         except SystemExit as leave:
             code = leave.code or 0
         out, err = capsys.readouterr()
+        assert code != 70, err  # an error that hfgd did not foresee is never what a test expects
         return code, out, err
 
     return call

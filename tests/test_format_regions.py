@@ -335,7 +335,7 @@ def test_supervisely_bitmaps_in_every_mode(mode):
     else:
         data = png(grey, mode)
     text = base64.b64encode(zlib.compress(data)).decode()
-    assert np.array_equal(decode_bitmap(text), mask)
+    assert np.array_equal(decode_bitmap(text, *mask.shape), mask)
 
 
 def test_supervisely_polygons_have_holes(tmp_path):
@@ -463,7 +463,7 @@ def test_regions_by_loops():
             assert ellipse[y, x] == ((along / 6) ** 2 + (beside / 3) ** 2 <= 1)
     assert not Ellipse(5, 5, 0, 3).mask(9, 9).any()
     patch = random_mask(np.random.default_rng(0), 4, 5)
-    clipped = Patch(lambda: patch, -2, 7, clip=True).mask(9, 9)
+    clipped = Patch(lambda *_: patch, -2, 7, clip=True).mask(9, 9)
     expected = np.zeros((9, 9), dtype=bool)
     expected[7:9, 0:3] = patch[:2, 2:]
     assert np.array_equal(clipped, expected)

@@ -9,7 +9,7 @@ ROOT = Path(hfgd.__file__).parent
 ORDER = [
     ["errors", "text"],
     ["geometry", "files", "values", "code"],
-    ["parallel", "resample"],
+    ["parallel", "parse", "resample"],
     ["progress"],
     ["hub"],
     ["data"],

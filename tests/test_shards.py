@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tarfile
+import threading
 import time
 import zipfile
 
@@ -419,15 +420,22 @@ def test_a_network_that_times_out_is_asked_again_and_then_named(
 
 
 def test_a_read_that_hangs_is_left_behind(plain, run, model, pictures, tmp_path, monkeypatch):
-    """A pipe that nobody writes to is such a file."""
-    os.mkfifo(pictures / "a/hangs.png")
+    """A network file system may never answer."""
+    answered, read = threading.Event(), running.read_item
+    (pictures / "a/hangs.png").write_bytes((pictures / "c/17.png").read_bytes())
+
+    def slow(item):
+        if "hangs" in str(item.source):
+            answered.wait(60)
+        return read(item)
+
+    monkeypatch.setattr(running, "read_item", slow)
     monkeypatch.setattr(running, "PATIENCE", 0.2)
     code, _, err = run("predict", model, pictures, "--out", tmp_path / "out")
     assert code == 1
     assert f"'{pictures / 'a/hangs.png'}' gave nothing for" in err
     check_labels(tmp_path / "out")
-    with (pictures / "a/hangs.png").open("wb"):  # lets the thread go
-        pass
+    answered.set()  # lets the thread go
 
 
 def test_a_full_disk_ends_it_and_room_lets_it_go_on(

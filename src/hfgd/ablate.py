@@ -12,6 +12,7 @@ from hfgd.errors import HfgdError, unknown
 from hfgd.evaluation.plots import ablation_bars
 from hfgd.files import write_text
 from hfgd.parallel.rank import is_main
+from hfgd.parse import read_json
 from hfgd.progress import say
 from hfgd.recipes import ROWS, TABLES, Row, toy
 from hfgd.training.fit import fit
@@ -88,8 +89,9 @@ def _run(
     before = report.is_file()
     if before:
         RunFolder(folder).resume(recipe)  # refuses a run of other settings
-        found = json.loads(report.read_text(encoding="utf-8"))["mIoU"]
-        miou = math.nan if found is None else float(found)
+        content = read_json(report)
+        found = content.get("mIoU") if isinstance(content, dict) else None
+        miou = float(found) if isinstance(found, int | float) else math.nan
     else:
         resume = (folder / "recipe.yaml").is_file()
         miou = fit(recipe, folder, resume, code=code).report.scores.miou

@@ -4,7 +4,6 @@ Whatever it says stands in the run: ``config.json`` (classes, network), ``report
 ``recipe.yaml`` (training). What stands nowhere is said to be unknown.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -21,6 +20,7 @@ from hfgd.hub import is_hub
 from hfgd.inference.protocol import Protocol
 from hfgd.model.backbones.timm_net import licence_in_words
 from hfgd.model.config import ModelConfig
+from hfgd.parse import read_json
 from hfgd.recipes.spec import read_recipe_yaml
 from hfgd.text import inline
 
@@ -112,11 +112,11 @@ def _reports(root: Path, weights: Path) -> Iterable[Scored]:
     for file in [own, *known] if own.is_file() else known:
         try:
             found = Scored(
-                json.loads(file.read_text(encoding="utf-8")),
+                read_json(file),
                 date.fromtimestamp(file.stat().st_mtime),
             )
             _ = found.protocol, found.ious(), found.content["images"], found.data
-        except (ValueError, KeyError, TypeError) as error:
+        except (HfgdError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise HfgdError(
                 f"'{file}' is no report of hfgd eval; mend it, or take it away."
             ) from error

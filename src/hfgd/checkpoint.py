@@ -17,6 +17,7 @@ from hfgd.hub import fetch, is_hub
 from hfgd.model.build import rebuild
 from hfgd.model.config import FORMAT, ModelConfig
 from hfgd.model.network import Network
+from hfgd.parse import read_json
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -87,10 +88,7 @@ def model_folder(path: str | Path) -> Path:
 def read_config(path: str | Path) -> ModelConfig:
     """What a model folder, or a run folder's last model, says of itself; older formats too."""
     file = model_folder(path) / CONFIG
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise HfgdError(f"'{file}' is no valid JSON; the model folder is damaged.") from error
+    content = read_json(file)
     if not isinstance(content, dict) or not {"format", "classes", "palette"} <= content.keys():
         raise HfgdError(f"'{file}' is not the configuration of an hfgd model.")
     if not isinstance(content["format"], int) or content["format"] > FORMAT:

@@ -1,6 +1,7 @@
 """Writing files so that a kill at any moment leaves either the old one or the new one."""
 
 import errno
+import hashlib
 import os
 import re
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path, PureWindowsPath
 
 from hfgd.errors import HfgdError
 
+LONGEST_NAME = 255  # bytes, on nearly every file system
 _DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -44,7 +46,7 @@ def is_relative_name(name: str) -> bool:
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` make a file beside ``path``, then put it in its place at once."""
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     try:
         write(part)
         mode = "r+b" if os.name == "nt" else "rb"  # Windows flushes only what may be written
@@ -60,17 +62,65 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
+def part_of(path: Path) -> Path:
+    """Where a file is written before it is whole: beside it, under a name that is not too long."""
+    name = f".{path.name}.part"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.part"
+    return path.with_name(name)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes of this machine from writing into ``folder``, which there must be.
+
+    Raises HfgdError where one is at it. The lock is on the folder itself: nothing is left behind.
+    """
+    handle = _locked(folder)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _locked(folder: Path) -> int | None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise HfgdError(
+            f"another process is writing into '{folder}'; wait for it, or choose another --out."
+        ) from error
+    except OSError:  # a file system without locks
+        pass
+    return handle
+
+
 @contextmanager
 def made(folder: Path) -> Iterator[None]:
-    """A folder, made if it is not there; after an error a new one is not left behind empty."""
+    """A folder, made if it is not there; after an error a new one is not left behind empty, nor with
+    empty folders in it."""
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except Exception:
-        if new and not any(folder.iterdir()):
-            folder.rmdir()
+        if new:
+            remove_empty(folder)
         raise
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove the empty folders in ``folder``, and then itself if nothing is in it."""
+    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:  # the deepest first
+        if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -81,7 +131,9 @@ def is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return any(f"(os error {code})" in str(error) for code in codes)
+    return any(f"(os error {code})" in str(error) for code in codes) or (
+        type(error).__module__ == "sqlite3" and "disk is full" in str(error)
+    )
 
 
 def as_filed(name: str) -> str:

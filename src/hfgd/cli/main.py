@@ -1,6 +1,5 @@
 """``hfgd``: the verbs. Each imports what it needs, so that help comes without waiting."""
 
-import errno
 import os
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import typer
 
 from hfgd.cli import data
 from hfgd.cli.export import export
+from hfgd.cli.failures import UNEXPECTED, report, sentence_of
 from hfgd.cli.figure import figure
 from hfgd.cli.options import Code
 from hfgd.cli.predict import predict
@@ -29,7 +29,7 @@ app = typer.Typer(
     context_settings={"max_content_width": 110},
     help="High-level Feature Guided Decoding: train, score and use semantic-segmentation models.",
     epilog="Start with: hfgd demo. Exit codes: 0 good, 1 found problems, 2 bad input, "
-    "3 training could not go on, 130 interrupted, 143 terminated.",
+    "3 training could not go on, 70 an error in hfgd itself, 130 interrupted, 143 terminated.",
 )
 app.add_typer(data.app, name="data")
 app.command()(review)
@@ -431,9 +431,9 @@ def _show(report: object) -> None:
 
 
 def _print_all_letters(stdout: Any) -> None:
-    """A pipe on Windows has an encoding without ×, and without many a class's name."""
-    encoding = getattr(stdout, "encoding", None) or "utf-8"
-    if encoding.lower() != "utf-8" and stdout.errors == "strict":
+    """A pipe on Windows has an encoding without ×, and without many a class's name; and no encoding
+    has the bytes of a file name that is no text."""
+    if getattr(stdout, "errors", None) == "strict":
         stdout.reconfigure(errors="backslashreplace")
 
 
@@ -450,15 +450,13 @@ def main() -> None:
         _fail("interrupted.", 130)
     except BrokenPipeError:
         sys.exit(141)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            what = f" while writing '{error.filename}'" if error.filename else ""
-            _fail(f"the disk is full{what}; make room and go on.", 2)
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            _fail(f"no permission for '{error.filename}'; choose another place.", 2)
-        if error.filename is not None and error.strerror:  # a file or folder that cannot be
-            _fail(f"'{error.filename}': {error.strerror.lower()}; choose another place.", 2)
-        raise
+    except MemoryError:
+        _fail("there is not enough memory for this; close other programs, or give less at once.", 2)
+    except Exception as error:
+        sentence = sentence_of(error)
+        if sentence is not None:
+            _fail(sentence, 2)
+        _fail(report(error), UNEXPECTED)
 
 
 def _fail(message: str, code: int) -> None:

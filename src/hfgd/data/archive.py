@@ -1,8 +1,11 @@
 """Files of a data set wherever they lie: in folders, in zip archives, or packed in another file."""
 
 import io
+import lzma
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +13,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hfgd.errors import HfgdError
+from hfgd.parse import refuse_special
+
+LARGEST = 1 << 30  # bytes of one file that an archive may unpack to
+PIECE = 1 << 22
+# an encrypted member raises RuntimeError, an unknown compression NotImplementedError
+BROKEN_ZIP = (
+    zipfile.BadZipFile, KeyError, OSError, EOFError, ValueError, RuntimeError, NotImplementedError,
+    zlib.error, lzma.LZMAError, struct.error, IndexError, OverflowError,
+)  # fmt: skip
 
 
 class Entry(NamedTuple):
@@ -45,21 +57,42 @@ Source = Path | Entry | Packed
 def opened(source: Source) -> "Path | io.BytesIO":
     """What PIL can open. Raises HfgdError for a damaged archive."""
     if isinstance(source, Path):
+        refuse_special(source)
         return source
     if isinstance(source, Packed):
         return io.BytesIO(source.read())
     try:
-        return io.BytesIO(_archive(source.archive, os.getpid()).read(source.member))
-    except (zipfile.BadZipFile, KeyError, OSError, EOFError) as error:
+        archive = _archive(source.archive, os.getpid())
+        return io.BytesIO(read_bounded(archive, source.member, str(source)))
+    except BROKEN_ZIP as error:
         raise HfgdError(f"'{source}' cannot be read from its archive ({error}).") from error
+
+
+def read_bounded(archive: zipfile.ZipFile, member: str, name: str) -> bytes:
+    """The bytes of a file in a zip. Raises HfgdError where it unpacks to more than ``LARGEST``.
+
+    What the zip says of the size is not believed: no more than the bound is ever unpacked.
+    """
+    if archive.getinfo(member).file_size <= LARGEST:
+        parts, size = [], 0
+        with archive.open(member) as file:
+            while (part := file.read(PIECE)) and size <= LARGEST:
+                parts.append(part)
+                size += len(part)
+        if size <= LARGEST:
+            return b"".join(parts)
+    raise HfgdError(
+        f"'{name}' unpacks to more than {LARGEST >> 20} MiB; unpack it, and make it smaller."
+    )
 
 
 @lru_cache(maxsize=8)
 def _archive(path: Path, process: int) -> zipfile.ZipFile:
     """An open archive; each process has its own, for its own place in the file."""
+    refuse_special(path)
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except BROKEN_ZIP as error:
         raise HfgdError(f"'{path}' is no readable zip archive ({error}).") from error
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hfgd.data.archive import Source
@@ -13,6 +12,7 @@ from hfgd.data.dataset import Sample
 from hfgd.data.images import images_below, read_image, without_suffix
 from hfgd.data.label_map import LabelMap
 from hfgd.errors import HfgdError, unknown
+from hfgd.parse import read_yaml
 
 
 class DataYaml(BaseModel):
@@ -143,10 +143,7 @@ def read_data_yaml(path: Path) -> DataYaml:
             f"there is no '{path}'; a data folder has a data.yaml with its class names, "
             "or give one with --data-yaml FILE."
         )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise HfgdError(f"'{path}' is no valid YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise HfgdError(f"'{path}' must hold keys such as 'classes:', and holds something else.")
     try:

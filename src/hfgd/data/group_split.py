@@ -21,9 +21,16 @@ from hfgd.data.archive import Source
 from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.data.folder import FolderData, FolderDataset
 from hfgd.data.group_search import choose
-from hfgd.data.import_files import is_there, make_folders, put_file, refuse_others
+from hfgd.data.import_files import (
+    is_there,
+    make_folders,
+    put_file,
+    refuse_others,
+    writing_into,
+)
 from hfgd.errors import HfgdError
 from hfgd.files import inside, write_text
+from hfgd.parse import parse_yaml
 
 POOL = ("train", "val")  # what is dealt out anew; other splits stay as they are
 
@@ -84,7 +91,8 @@ def split_folder(
     sides = {"train": ~chosen, "val": chosen}
     of_group = {name: "val" if chosen[i] else "train" for name, i in index.items()}
     others = [split for split in data.splits() if split not in POOL]
-    written = _write(data, members, of_group, others, out, link)
+    with writing_into(out):
+        written = _write(data, members, of_group, others, out, link)
     return SplitOutcome(
         data.classes,
         {s: [n for n, i in index.items() if side[i]] for s, side in sides.items()},
@@ -240,7 +248,7 @@ def _targets(
 
 def _yaml_without_path(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
-    content = yaml.safe_load(text)
+    content = parse_yaml(text, f"'{path}'")
     if "path" not in content:
         return text
     del content["path"]

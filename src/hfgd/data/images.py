@@ -1,7 +1,9 @@
 """Reading image and label files, with one clear sentence for a file that cannot be read."""
 
 import re
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
@@ -23,6 +25,12 @@ EXIF_ORIENTATION = 0x0112
 Pixels = npt.NDArray[np.uint8]
 Ids = npt.NDArray[Any]  # whole numbers
 T = TypeVar("T")
+# what PIL raises for damaged files, beside its own UnidentifiedImageError, an OSError
+BROKEN = (
+    OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, IndexError, KeyError,
+    TypeError, AttributeError, OverflowError, ZeroDivisionError, NotImplementedError,
+    Image.DecompressionBombError,
+)  # fmt: skip
 
 # PIL refuses an image of more than 179 million pixels (twice MAX_IMAGE_PIXELS), and of more than
 # half of that it warns as of an attack: such pictures are read, without the warning.
@@ -154,5 +162,5 @@ def _read(path: Source, kind: str, read: Callable[[Image.Image], T]) -> T:
             f"{kind} '{path}' has {count} pixels, and at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,} "
             "are read; scale it down, or cut it into tiles."
         ) from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except BROKEN as error:
         raise HfgdError(f"{kind} '{path}' is broken or truncated ({error}).") from error

@@ -5,7 +5,8 @@ import io
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -20,7 +21,7 @@ from hfgd.data.formats.base import UNLABELLED, Annotated
 from hfgd.data.formats.paint import OnOverlap, make_label
 from hfgd.data.images import Pixels
 from hfgd.errors import HfgdError
-from hfgd.files import as_filed, inside, write_whole
+from hfgd.files import alone, as_filed, inside, remove_empty, write_whole
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def job_of(item: Annotated, split: str, out: Path) -> Job:
 
 def refuse_foreign(jobs: list[Job], plan: Plan) -> None:
     """Two images of one name, a finished folder of something else, files of another import."""
+    _refuse_file_as_folder(jobs)
     seen: dict[str, Job] = {}
     for job in jobs:
         other = seen.setdefault(as_filed(str(job.label)), job)
@@ -104,6 +106,18 @@ def refuse_foreign(jobs: list[Job], plan: Plan) -> None:
     refuse_others(plan.out, {path for job in jobs for path in (job.image, job.label)})
 
 
+def _refuse_file_as_folder(jobs: list[Job]) -> None:
+    """'a.jpg' beside a folder 'a.png': the label of one would be the folder of the other's."""
+    parents = {path.parent for job in jobs for path in (job.image, job.label)}
+    folders = {as_filed(str(folder)) for path in parents for folder in (path, *path.parents)}
+    for job in jobs:
+        if folders & {as_filed(str(job.image)), as_filed(str(job.label))}:
+            raise HfgdError(
+                f"'{job.item.image}' would be a file where other images need a folder, "
+                f"'{job.item.name}.png' or its own name; rename one."
+            )
+
+
 def refuse_others(out: Path, mine: set[Path]) -> None:
     """Raises HfgdError where a folder to write holds images or labels that are not ours."""
     for kind in ("images", "labels"):
@@ -113,6 +127,23 @@ def refuse_others(out: Path, mine: set[Path]) -> None:
                     f"'{path}' is not of this run (another source, split or seed?); choose another "
                     "--out, or remove it."
                 )
+
+
+@contextmanager
+def writing_into(out: Path) -> Iterator[None]:
+    """The folder ``out`` for this process alone, made where it is not there.
+
+    Raises HfgdError where it cannot be made, or where another process writes into it.
+    """
+    new = not out.exists()
+    make_folders(out, [out / "data.yaml"])
+    try:
+        with alone(out):
+            yield
+    except Exception:
+        if new:
+            remove_empty(out)
+        raise
 
 
 def make_folders(out: Path, files: Iterable[Path]) -> None:

@@ -30,6 +30,7 @@ from hfgd.data.import_files import (
     make_folders,
     refuse_foreign,
     write_pair,
+    writing_into,
 )
 from hfgd.errors import HfgdError, unknown
 
@@ -75,8 +76,6 @@ def import_data(
     classes, table, unlabelled = _classes(found, rules.unlabelled)
     splits, split_rule = _split(found.items, rules.train, rules.seed)
     jobs = [job_of(item, split, out) for item, split in zip(found.items, splits, strict=True)]
-    plan = Plan(out, classes, table, rules, (out / "data.yaml").exists())
-    refuse_foreign(jobs, plan)
     report = ImportReport(
         format.name,
         reason,
@@ -93,9 +92,12 @@ def import_data(
     for split in ("train", "val"):
         if split not in report.splits:
             report.notes.append(f"there is no split '{split}'; training needs train and val")
-    _run(jobs, plan, report, found.classes, progress)
-    if not plan.done:
-        write_data_yaml(classes, out)
+    with writing_into(out):
+        plan = Plan(out, classes, table, rules, (out / "data.yaml").is_file())
+        refuse_foreign(jobs, plan)
+        _run(jobs, plan, report, found.classes, progress)
+        if not plan.done:
+            write_data_yaml(classes, out)
     return report
 
 

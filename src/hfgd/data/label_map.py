@@ -18,6 +18,13 @@ class LabelMap:
     """Raw id, or RGB colour, → class index or IGNORE. Values outside the table are refused."""
 
     def __init__(self, table: Mapping[int, int], colours: bool = False) -> None:
+        most = (1 << 24) - 1 if colours else (1 << 16) - 1
+        strange = [value for value in table if not 0 <= value <= most]
+        if strange:
+            raise HfgdError(
+                f"the value {strange[0]} of a label map is none that a label image can hold: they "
+                f"go from 0 to {most}."
+            )
         self.table = dict(table)
         self.colours = colours
         # one place more than the largest value, so that everything beyond it is clipped to unknown

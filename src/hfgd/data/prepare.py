@@ -5,7 +5,6 @@ again, and data.yaml comes last, so that a folder without it is never taken for 
 """
 
 import io
-import json
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ from hfgd.data.classes import IGNORE
 from hfgd.data.draw import palette_image
 from hfgd.data.export import write_data_yaml
 from hfgd.data.images import Ids, Pixels, read_label
+from hfgd.data.import_files import writing_into
 from hfgd.data.known import KNOWN
 from hfgd.data.known.coco_stuff import RAW_IDS
 from hfgd.data.known.pascal_context import CLASSES_459, SYNONYMS
@@ -31,6 +31,7 @@ from hfgd.data.rle import decode_mask
 from hfgd.errors import HfgdError, unknown
 from hfgd.files import inside, write_whole
 from hfgd.parallel.lifetime import begin_worker
+from hfgd.parse import parse_json
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,18 @@ def prepare(
         )
         raise HfgdError(f"{unknown('data set to prepare', name, routes)}{ready}")
     jobs = routes[name](source)
+    with writing_into(out):
+        _write(name, jobs, out, workers, progress)
+    return {split: sum(job.split == split for job in jobs) for split in ("train", "val")}
+
+
+def _write(
+    name: str,
+    jobs: list[Job],
+    out: Path,
+    workers: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> None:
     for split in {job.split for job in jobs}:
         for kind in ("images", "labels"):
             (out / kind / split).mkdir(parents=True, exist_ok=True)
@@ -84,7 +97,6 @@ def prepare(
             "--workers goes on."
         ) from error
     write_data_yaml(KNOWN[name].classes, out)
-    return {split: sum(job.split == split for job in jobs) for split in ("train", "val")}
 
 
 def _paths(job: Job, out: Path) -> tuple[Path, Path]:
@@ -98,6 +110,8 @@ def _run(job: Job, out: Path, name: str) -> None:
     """Write one pair, the label last."""
     image, label = _paths(job, out)
     raw = job.decode(*job.arguments)
+    if raw.size and not 0 <= int(raw.min()) <= int(raw.max()) < 1 << 16:
+        raise HfgdError(f"the labels of image '{job.name}' hold values outside of 0 to 65535.")
     lookup = np.full(max(int(raw.max(initial=0)), *job.table) + 1, IGNORE, dtype=np.uint8)
     for value, index in job.table.items():
         lookup[value] = index
@@ -161,7 +175,7 @@ def _table_by_name(source: Path, files: dict[str, Source]) -> dict[int, int]:
 def _json_jobs(source: Source, images: dict[str, Source], table: dict[int, int]) -> list[Job]:
     """The merged annotation file: run-length masks of 459 categories, and the split itself."""
     try:
-        content = json.loads(read_bytes(source))
+        content = parse_json(read_bytes(source).decode(), f"'{source}'")
         regions: dict[Any, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
         for region in content["annos_segmentation"]:
             item = (int(region["category_id"]), region["segmentation"])
@@ -192,10 +206,10 @@ def decode_regions(
     """Category ids (H, W) of an image from its run-length regions, later ones on top; 0 elsewhere."""
     ids = np.zeros((height, width), dtype=np.int64)
     for category, mask in regions:
-        inside = decode_mask(mask)
-        if inside.shape != ids.shape:
-            raise HfgdError(f"a mask of image '{name}' is {inside.shape}, the image {ids.shape}.")
-        ids[inside] = category
+        size = tuple(mask["size"])
+        if size != ids.shape:
+            raise HfgdError(f"a mask of image '{name}' is {size}, the image {ids.shape}.")
+        ids[decode_mask(mask)] = category
     return ids
 
 

@@ -39,6 +39,8 @@ def _runs(text: bytes) -> list[int]:
         bits = character - 48
         if not 0 <= bits < 64:
             raise HfgdError(f"a run-length mask holds the character {bytes([character])!r}.")
+        if shift > 60:
+            raise HfgdError("a run-length mask holds a number that no image reaches.")
         value |= (bits & 0x1F) << shift
         shift += 5
         if not bits & 0x20:  # the last character of this number; bit 4 is its sign

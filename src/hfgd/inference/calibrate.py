@@ -8,10 +8,11 @@ is that of each half with the temperature of the other.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from hfgd.errors import HfgdError
 from hfgd.files import write_text
 from hfgd.inference.labeller import Labeller
 from hfgd.inference.open import origin
+from hfgd.parse import read_json
 from hfgd.progress import say
 
 if TYPE_CHECKING:  # a file is predicted with where there is no torch
@@ -185,9 +187,11 @@ def read_temperature(path: str, labeller: Labeller) -> float:
         why = "no temperature was fitted"
         return _uncalibrated(path, why)
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         temperature = float(content["temperature"])
-    except (ValueError, KeyError, TypeError) as error:
+        if not (isinstance(content, dict) and 0 < temperature < math.inf):
+            raise ValueError("no temperature")
+    except (HfgdError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise HfgdError(
             f"'{file}' is damaged; delete it, or fit it again with hfgd eval {path} --calibrate."
         ) from error

@@ -7,11 +7,11 @@ the image and averaged. ``slide``: windows of the training crop. All can be comb
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from hfgd.errors import HfgdError, unknown
 from hfgd.geometry import Grid, Size, Spans
+from hfgd.parse import read_yaml
 from hfgd.values import Spec
 
 Positive = Annotated[int, Field(gt=0)]
@@ -120,11 +120,11 @@ def find_protocol(name: str, crop: Size) -> Protocol:
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         raise unknown("protocol", name, PROTOCOLS)
+    content = read_yaml(path, f"protocol '{path}'")
+    if not isinstance(content, dict):
+        raise HfgdError(f"protocol '{path}' cannot be read as YAML keys such as 'scales:'.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Protocol.model_validate({"name": path.stem, **content})
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
-        raise HfgdError(f"protocol '{path}' cannot be read as YAML keys ({error}).") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

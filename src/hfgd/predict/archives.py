@@ -8,12 +8,14 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, cast
 
+from hfgd.data.archive import BROKEN_ZIP, LARGEST, read_bounded
 from hfgd.data.images import IMAGE_SUFFIXES
 from hfgd.errors import HfgdError
+from hfgd.parse import refuse_special
 from hfgd.predict.places import file_system, is_address, local, patiently
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError, OSError)
+BROKEN = (*BROKEN_ZIP, tarfile.TarError)
 
 
 class Member(NamedTuple):
@@ -36,7 +38,7 @@ def read_member(member: Member) -> bytes:
     archive = _opened(member.archive)
     try:
         return patiently(str(member), lambda: archive.read(member.name))
-    except (*BROKEN, KeyError) as error:
+    except BROKEN as error:
         raise HfgdError(f"'{member}' cannot be read from its archive ({error}).") from error
 
 
@@ -91,6 +93,7 @@ def _file(place: str) -> BinaryIO:
             system, path = file_system(place)
             # images lie one after another: blocks ahead are worth having
             return cast(BinaryIO, patiently(place, lambda: system.open(path, "rb")))
+        refuse_special(local(place))
         return Path(local(place)).open("rb")
     except FileNotFoundError as error:
         raise HfgdError(f"there is no archive '{place}'.") from error
@@ -100,13 +103,15 @@ def _file(place: str) -> BinaryIO:
 
 class _Zip:
     def __init__(self, place: str, file: BinaryIO) -> None:
+        self.place, self._lock = place, threading.Lock()
         self._zip = zipfile.ZipFile(file)
 
     def names(self) -> tuple[list[str], None]:
         return [name for name in self._zip.namelist() if not name.endswith("/")], None
 
     def read(self, name: str) -> bytes:
-        return self._zip.read(name)
+        with self._lock:  # one file handle
+            return read_bounded(self._zip, name, f"{self.place}:{name}")
 
 
 class _Tar:
@@ -126,6 +131,10 @@ class _Tar:
 
     def read(self, name: str) -> bytes:
         start, length = self._spans[name]
+        if length > LARGEST:
+            raise HfgdError(
+                f"'{self.place}:{name}' is larger than {LARGEST >> 20} MiB; make it smaller."
+            )
         with self._lock:
             if self._plain:
                 self._file.seek(start)

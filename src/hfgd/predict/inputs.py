@@ -14,6 +14,7 @@ from hfgd.data.archive import Packed, paths_below
 from hfgd.data.images import IMAGE_SUFFIXES, Pixels, read_image
 from hfgd.errors import HfgdError
 from hfgd.files import as_filed
+from hfgd.parse import refuse_special
 from hfgd.predict.archives import Member, image_members, is_archive, read_member
 from hfgd.predict.places import file_system, is_address, local, patiently, read_place
 from hfgd.predict.shards import Shard
@@ -22,6 +23,7 @@ WHOLE = Shard()
 LISTS = (".txt", ".lst")
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".ts"}
 TIFFS = {".tif", ".tiff"}
+SHARDS = 100_000  # names that one pair of braces may stand for
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")  # WebDataset's way to name many shards
 
 
@@ -93,10 +95,12 @@ def find_images(
 
 def _braces(entry: str) -> Iterator[str]:
     match = BRACES.search(entry)
-    if match is None:
+    if match is None or os.path.lexists(entry):  # a file or folder may be called so
         yield entry
         return
     first, last = match.groups()
+    if max(len(first), len(last)) > 12 or int(last) - int(first) >= SHARDS:
+        raise HfgdError(f"'{entry[:80]}' stands for more than {SHARDS:,} names; give fewer.")
     for number in range(int(first), int(last) + 1):
         middle = str(number).zfill(len(first))
         yield from _braces(entry[: match.start()] + middle + entry[match.end() :])
@@ -140,6 +144,8 @@ def _in_archive(
 
 def _below(entry: str, top: PurePosixPath) -> Iterator[Item]:
     """The images of a folder, of a list, or the one that an entry is."""
+    if not is_address(entry):
+        refuse_special(entry)
     if is_address(entry):
         yield from _at_address(entry, top)
     elif os.path.isdir(entry):
@@ -205,21 +211,35 @@ def _inside(name: str) -> str:
 
 
 def _placed(found: Sequence[Item]) -> list[Item]:
-    """The targets as '.png', with the image's own suffix in the name where two would have one."""
+    """The targets as '.png', with the image's own suffix in the name where two would have one, or
+    where 'a.jpg' lies beside a folder 'a.png'."""
     bare = [_bare(item.target) for item in found]
     uses = Counter(map(as_filed, bare))
+    folders = {as_filed(above) for name in bare for above in _folders(name)}
+    # the frames of a film have a folder of its name
+    folders |= {as_filed(n) for item, n in zip(found, bare, strict=True) if item.has(VIDEOS)}
     placed: list[Item] = []
     for (source, target), name in zip(found, bare, strict=True):
-        kept = target[len(name) :] if uses[as_filed(name)] > 1 else ""  # '.jpg', or nothing
+        taken = uses[as_filed(name)] > 1 or as_filed(f"{name}.png") in folders
+        kept = target[len(name) :] if taken else ""  # '.jpg', or nothing
         placed.append(Item(source, f"{name}{kept.replace('.', '_')}.png"))
     files = Counter(as_filed(target) for _, target in placed)
-    twice = [target for _, target in placed if files[as_filed(target)] > 1]
+    twice = [
+        target for _, target in placed if files[as_filed(target)] > 1 or as_filed(target) in folders
+    ]
     if twice:
         raise HfgdError(
             f"two of the images would both be written to '{twice[0]}'; "
             "rename one, or predict them into two folders."
         )
     return placed
+
+
+def _folders(name: str) -> Iterator[str]:
+    """The folders of a relative path: 'a/b' and 'a' of 'a/b/c'."""
+    while slash := name.rfind("/") + 1:
+        name = name[: slash - 1]
+        yield name
 
 
 def _bare(target: str) -> str:

@@ -1,24 +1,32 @@
 """Merging what the shares know into one manifest: by one process, at any time, in little memory, since
 the rows pass through a temporary SQLite file."""
 
-import csv
 import io
 import json
+import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from hfgd.data.images import open_image
 from hfgd.errors import HfgdError
 from hfgd.files import write_whole
 from hfgd.predict.places import Bucket, Folder, open_place
-from hfgd.predict.rows import FACTS, PARTS, Row, count_classes, encoded, line_of
+from hfgd.predict.rows import (
+    FACTS,
+    PARTS,
+    Row,
+    cells_of,
+    count_classes,
+    encoded,
+    is_sound,
+    label_of_png,
+    line_of,
+    one_line,
+)
 from hfgd.predict.shards import Shard
-from hfgd.text import csv_value
+from hfgd.predict.writer import read_settings
 
 GROUP = 4_000  # rows of a Parquet row group
 
@@ -39,10 +47,9 @@ def merge(out: str | Path) -> Merged:
     holds no results.
     """
     place = open_place(out)
-    settings = place.read("predict.json")
-    if settings is None:
+    classes = read_settings(place).get("classes")
+    if not classes or not all(isinstance(name, str) for name in classes):
         raise HfgdError(f"'{out}' holds no results of 'hfgd predict'; there is nothing to merge.")
-    classes = json.loads(settings)["classes"]
     with tempfile.TemporaryDirectory() as folder:
         table = sqlite3.connect(Path(folder) / "rows.db")
         try:
@@ -60,14 +67,14 @@ def merge(out: str | Path) -> Merged:
 
 def _collect(place: Folder | Bucket, table: sqlite3.Connection) -> None:
     table.execute("PRAGMA journal_mode = OFF")
-    table.execute("CREATE TABLE labels (label TEXT PRIMARY KEY) WITHOUT ROWID")
+    table.execute("CREATE TABLE labels (label TEXT PRIMARY KEY, name BLOB) WITHOUT ROWID")
     table.execute("CREATE TABLE rows (label TEXT PRIMARY KEY, at INTEGER, line TEXT) WITHOUT ROWID")
     names = (
-        (_text(name.removeprefix("labels/")),)
+        (_text(name.removeprefix("labels/")), encoded(name))
         for name in place.names("labels")
         if not name.rpartition("/")[2].startswith(".")
     )
-    table.executemany("INSERT OR IGNORE INTO labels VALUES (?)", names)
+    table.executemany("INSERT OR IGNORE INTO labels VALUES (?, ?)", names)
     for name in place.names(PARTS):
         if name.endswith(".csv") and not name.endswith(".failed.csv"):
             table.executemany(
@@ -79,36 +86,38 @@ def _collect(place: Folder | Bucket, table: sqlite3.Connection) -> None:
 
 def _lines(place: Folder | Bucket, name: str) -> Iterator[tuple[str, int, str]]:
     if isinstance(place, Folder):
-        file: Any = place.path(name).open(encoding="utf-8", errors="surrogateescape", newline="")
+        file: Any = place.path(name).open(encoding="utf-8", errors="surrogateescape", newline="\n")
     else:
-        file = io.StringIO((place.read(name) or b"").decode(errors="surrogateescape"))
+        file = io.StringIO((place.read(name) or b"").decode(errors="surrogateescape"), "\n")
     with file:
-        for line in csv.reader(file):
-            cells = list(map(csv_value, line))
-            if len(cells) > len(FACTS) and cells[-1].isdecimal():  # else half a line
+        for cells in map(cells_of, file):
+            if len(cells) > len(FACTS) and is_sound(cells):  # else half a line, or not ours
                 yield _text(cells[0]), int(cells[-1]), _text(json.dumps(cells[:-1]))
 
 
 def _text(text: str) -> str:
-    """As SQLite takes it: file names that are no UTF-8 keep their bytes, escaped."""
-    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    """As SQLite and Parquet take it: a line, and file names that are no UTF-8 with their bytes
+    escaped."""
+    return one_line(text).encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _rows(place: Folder | Bucket, table: sqlite3.Connection, classes: int) -> Iterator[list[str]]:
-    query = "SELECT labels.label, line FROM labels LEFT JOIN rows USING (label) ORDER BY 1"
-    for label, line in table.execute(query):
+    query = "SELECT labels.label, name, line FROM labels LEFT JOIN rows USING (label) ORDER BY 1"
+    for label, name, line in table.execute(query):
         cells = None if line is None else json.loads(line)
         if cells is None or len(cells) != len(FACTS) + classes:
-            cells = _recovered(place, label, classes)
-        yield cells
+            cells = _recovered(place, label, name.decode(errors="surrogateescape"), classes)
+        yield [_text(cell) for cell in cells]
 
 
-def _recovered(place: Folder | Bucket, label: str, classes: int) -> list[str]:
-    """The row of a label map that has none: an address loses the last ones with a kill."""
-    data = place.read(f"labels/{label}")
-    if data is None or not label.endswith(".png"):
+def _recovered(place: Folder | Bucket, label: str, name: str, classes: int) -> list[str]:
+    """The row of a label map that has none: an address loses the last ones with a kill.
+
+    A file that is no label map of ours has a row without facts.
+    """
+    labels = label_of_png(place.read(name)) if name.endswith(".png") else None
+    if labels is None:
         return [label, *[""] * (len(FACTS) - 1 + classes)]
-    labels = np.asarray(open_image(io.BytesIO(data), ("PNG",)))
     counts = count_classes(labels, classes)
     return Row(label, "", labels.shape[0], labels.shape[1], None, None, counts).cells()
 
@@ -170,8 +179,10 @@ def _failures(place: Folder | Bucket, table: sqlite3.Connection) -> list[str]:
     for name in place.names(PARTS):
         if name.endswith(".failed.csv"):
             text = (place.read(name) or b"").decode(errors="surrogateescape")
-            for cells in csv.reader(io.StringIO(text)):
-                path, reason, label = map(csv_value, cells)
+            for cells in map(cells_of, text.split("\n")):
+                if len(cells) != 3:
+                    continue  # not ours
+                path, reason, label = cells
                 there = table.execute("SELECT 1 FROM labels WHERE label = ?", (_text(label),))
                 if there.fetchone() is None:
                     found[path] = line_of([path, reason])
@@ -182,7 +193,8 @@ def _unended(place: Folder | Bucket) -> list[str]:
     """The shares that have begun a common work and not ended it, or not begun."""
     names = {name.rpartition("/")[2] for name in place.names(PARTS)}
     ended = {name.removesuffix(".json") for name in names if name.endswith(".json")}
-    counts = {int(name.split(".")[0].rpartition("-")[2]) for name in names}
+    found = (re.match(r"[0-9]{1,6}-of-([0-9]{1,6})\.", name) for name in names)
+    counts = {int(match[1]) for match in found if match} - {0}
     open_ = {n: [Shard(i, n) for i in range(n) if Shard(i, n).name not in ended] for n in counts}
     if not all(open_.values()):  # one way of sharing it out has come to its end
         return []

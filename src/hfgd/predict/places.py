@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from hfgd.data.archive import paths_below
 from hfgd.errors import HfgdError
 from hfgd.files import is_disk_full, write_whole
+from hfgd.parse import refuse_special
 
 T = TypeVar("T")
 ATTEMPTS, PAUSE = 3, 0.5  # how often a network is asked, and the seconds before the second time
@@ -74,6 +75,7 @@ def read_place(place: str) -> bytes:
             system, path = file_system(place)
             data: bytes = patiently(place, lambda: system.cat_file(path))
             return data
+        refuse_special(local(place))
         return patiently(place, Path(local(place)).read_bytes)
     except FileNotFoundError as error:
         raise HfgdError(f"there is no file '{place}'.") from error

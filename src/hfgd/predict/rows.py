@@ -1,7 +1,10 @@
 """What is known of every label map, as rows that survive a kill: each share's own files in parts/."""
 
+import csv
+import io
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Sequence
@@ -10,15 +13,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hfgd.data.images import Pixels
+from hfgd.data.images import BROKEN, Pixels, open_image
 from hfgd.errors import HfgdError
 from hfgd.predict.inputs import Failed
 from hfgd.predict.places import Bucket, Folder
 from hfgd.predict.shards import Shard
-from hfgd.text import csv_text
+from hfgd.text import csv_text, csv_value
 
 PARTS = "parts"
 FACTS = ("label", "path", "height", "width", "seconds", "mean_confidence")
+WHOLE = re.compile(r"[0-9]{1,19}")
+NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?|nan|inf")
 FLUSH = 200  # rows that wait for an address, which cannot be appended to
 
 
@@ -46,6 +51,31 @@ def count_classes(labels: Pixels, classes: int) -> list[int]:
     """Pixels of each class; void is none of them."""
     counts = np.bincount(labels.ravel(), minlength=256)
     return [int(n) for n in counts[:classes]]
+
+
+def is_sound(cells: Sequence[str]) -> bool:
+    """Whether the cells of a dated row are numbers where ``cells`` and ``_dated`` write some."""
+    whole = (*cells[2:4], *cells[len(FACTS) :])
+    return all(WHOLE.fullmatch(cell) and int(cell) < 1 << 63 for cell in whole) and all(
+        not cell or NUMBER.fullmatch(cell) for cell in cells[4 : len(FACTS)]
+    )
+
+
+def cells_of(line: str) -> list[str]:
+    """The cells of a line that ``line_of`` wrote; none where it is cut off or foreign."""
+    try:
+        return [csv_value(cell) for cell in next(csv.reader([line.replace("\0", "")]), [])]
+    except csv.Error:
+        return []
+
+
+def label_of_png(data: bytes | None) -> Pixels | None:
+    """The labels of a PNG that was written here; None for a missing, broken or foreign file."""
+    try:
+        with open_image(io.BytesIO(data or b""), ("PNG",)) as image:
+            return np.asarray(image) if image.mode in ("P", "L") else None
+    except BROKEN:
+        return None
 
 
 class Rows:
@@ -140,7 +170,12 @@ def _byte(file: Any, place: int) -> bytes:
 
 def line_of(cells: Sequence[str]) -> str:
     """A line of a CSV file."""
-    return csv_text([[cell.replace("\n", " ") for cell in cells]])
+    return csv_text([[one_line(cell) for cell in cells]])
+
+
+def one_line(text: str) -> str:
+    r"""A text whose line breaks are written as '\n' and '\r': a row is one line."""
+    return text.replace("\n", "\\n").replace("\r", "\\r").replace("\0", "")
 
 
 def encoded(text: str) -> bytes:

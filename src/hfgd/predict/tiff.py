@@ -20,6 +20,7 @@ from hfgd.errors import HfgdError
 from hfgd.files import write_whole
 from hfgd.geometry import Grid, Size
 from hfgd.inference.labeller import Labeller
+from hfgd.parse import refuse_special
 from hfgd.predict.inputs import Item
 from hfgd.predict.places import Folder
 from hfgd.predict.rows import Row, count_classes
@@ -36,6 +37,10 @@ DRIVER = "GTiff"  # GDAL knows others, which read further files and addresses
 def by_windows(path: str, tile: int | None) -> bool:
     """Whether a TIFF is labelled by tiles: a large one, one that lies on a map, OME, or where it is
     asked for. One that fits is not where there is no rasterio."""
+    try:
+        refuse_special(path)  # reading it says so
+    except HfgdError:
+        return False
     if tile is not None:
         return True
     try:
@@ -47,7 +52,7 @@ def by_windows(path: str, tile: int | None) -> bool:
     except Image.DecompressionBombError:
         return True
     except Exception:  # whatever is wrong with it: reading it whole or by windows says it
-        return os.path.getsize(path) > LARGE
+        return os.path.exists(path) and os.path.getsize(path) > LARGE
     return width * height > LARGE or (special and _rasterio(path, needed=False) is not None)
 
 

@@ -1,6 +1,5 @@
 """Films: label frames and an overlay film, through PyAV (``hfgd[video]``), a frame at a time."""
 
-import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from hfgd.data.draw import Prediction
-from hfgd.data.images import Pixels, open_image
+from hfgd.data.images import Pixels
 from hfgd.errors import HfgdError
 from hfgd.files import write_whole
 from hfgd.inference.labeller import Labeller
+from hfgd.parse import refuse_special
 from hfgd.predict.inputs import Item
 from hfgd.predict.label import label
 from hfgd.predict.places import Folder
-from hfgd.predict.rows import Row, count_classes
+from hfgd.predict.rows import Row, count_classes, label_of_png
 from hfgd.predict.writer import Writer, save_png
 
 # Playlists, which name further files and addresses, are not read, whatever a file is called.
@@ -45,6 +45,7 @@ def label_video(labeller: Labeller, item: Item, writer: Writer, every: int = 1) 
     if not isinstance(writer.place, Folder):
         raise HfgdError(f"'{item.source}' is a film, which needs a folder as --out.")
     path = str(item.source)
+    refuse_special(path)
     av = _library(path)
     target = writer.place.path(f"overlays/{film_name(item)}")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +150,9 @@ class _Frames:
         place, path = self.writer.place, str(self.item.source)
         name = f"{self.item.target.removesuffix('.png')}/{self.number:06}.png"
         if place.is_newer(f"labels/{name}", path):
-            return np.asarray(open_image(io.BytesIO(place.read(f"labels/{name}") or b""), ("PNG",)))
+            before = label_of_png(place.read(f"labels/{name}"))
+            if before is not None and before.shape == pixels.shape[:2]:
+                return before
         began = time.perf_counter()
         found = label(self.labeller, pixels)
         counts = count_classes(found.labels, len(self.labeller.classes))

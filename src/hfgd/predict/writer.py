@@ -6,6 +6,7 @@ import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,6 +18,7 @@ from hfgd.errors import HfgdError, unknown
 from hfgd.files import write_whole
 from hfgd.inference.labeller import Labeller
 from hfgd.inference.open import origin
+from hfgd.parse import parse_json
 from hfgd.predict.inputs import Item
 from hfgd.predict.places import Bucket, Folder
 from hfgd.predict.rows import Row, Rows
@@ -88,7 +90,7 @@ def claim(
     }
     written = settings | {"classes": list(labeller.classes.names)}
     name = "predict.json"
-    before = json.loads(place.read(name) or b"{}")
+    before = read_settings(place)
     if not before or before == settings:  # an older hfgd wrote no classes
         text = (json.dumps(written, indent=1) + "\n").encode()
         if isinstance(place, Folder):  # shares begin at one moment, each with a file of its own
@@ -103,6 +105,21 @@ def claim(
             f"'{place.root}' holds results of another model or of other settings (see "
             f"{place.root}/{name}); choose another --out, or delete the folder."
         )
+
+
+def read_settings(place: Place) -> dict[str, Any]:
+    """What ``predict.json`` says, empty where there is none; raises HfgdError where it is damaged."""
+    where = f"'{place.root}/predict.json'"
+    data = place.read("predict.json")
+    if data is None:
+        return {}
+    try:
+        found = parse_json(data.decode(), where)
+        if isinstance(found, dict) and isinstance(found.get("classes", []), list):
+            return found
+    except (HfgdError, UnicodeDecodeError):
+        pass
+    raise HfgdError(f"{where} is damaged; delete it to begin anew, or choose another --out.")
 
 
 def server_ids(server: str, num_classes: int) -> Pixels:

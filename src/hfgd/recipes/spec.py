@@ -17,6 +17,7 @@ from hfgd.errors import HfgdError, unknown
 from hfgd.losses.spec import LossSpec
 from hfgd.model.config import Builder
 from hfgd.model.spec import ModelSpec
+from hfgd.parse import parse_yaml, read_yaml
 from hfgd.values import Branch, Line, Spec
 
 FREE = (
@@ -175,23 +176,13 @@ def parse_overrides(settings: Sequence[str]) -> dict[str, Any]:
         key, separator, text = setting.partition("=")
         if not separator or not key.strip():
             raise HfgdError(f"--set takes key=value, for example optim.lr=0.02, not '{setting}'.")
-        try:
-            overrides[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise HfgdError(f"--set {key.strip()}: '{text}' is no YAML value.") from error
+        overrides[key.strip()] = parse_yaml(text, f"--set {key.strip()}: '{text[:80]}'")
     return overrides
 
 
 def read_recipe_yaml(path: Path) -> dict[str, Any]:
     """The content of a recipe file; raises HfgdError for a file that is none."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise HfgdError(f"recipe '{path}' cannot be read ({error}).") from error
-    except yaml.YAMLError as error:
-        raise HfgdError(
-            f"recipe '{path}' is no valid YAML: {' '.join(str(error).split())}"
-        ) from error
+    content = read_yaml(path, f"recipe '{path}'")
     if not isinstance(content, dict):
         raise HfgdError(f"recipe '{path}' must hold keys such as 'base:' and 'train:'.")
     return content

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from hfgd.errors import HfgdError
 from hfgd.files import write_text
+from hfgd.parse import read_json
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -24,7 +25,13 @@ class Rows:
                 for line in file:
                     if not line.endswith(b"\n"):
                         break
-                    self.done.add(json.loads(line)["key"])
+                    try:
+                        self.done.add(str(json.loads(line)["key"]))
+                    except (ValueError, KeyError, TypeError, RecursionError) as error:
+                        raise HfgdError(
+                            f"'{path}' is damaged after byte {self._end}; delete it, and the call "
+                            "begins anew."
+                        ) from error
                     self._end += len(line)
 
     def add(self, row: Row) -> None:
@@ -87,7 +94,9 @@ def claim(out: Path, settings: Row) -> None:
     file = out / "review.json"
     settings = json.loads(json.dumps(settings))
     if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = read_json(file)
+        if not isinstance(before, dict):
+            raise HfgdError(f"'{file}' is damaged; choose another --out, or delete the folder.")
         for key in sorted(before.keys() | settings.keys()):
             if before.get(key) != settings.get(key):
                 raise HfgdError(

@@ -1,6 +1,5 @@
 """What every reader gives back, and the checks that they share."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
 UNLABELLED = 254  # in a reader's label map: nobody said anything of this pixel
 MOST_CLASSES = UNLABELLED
+LARGEST = 1 << 53  # beyond it a float is not each whole number
 IGNORED = ("ignore", "__ignore__")  # class names that mean: nothing counts here
 
 
@@ -39,7 +39,7 @@ class Annotated:
 
     ``name``: the image's path in the data folder without suffix. ``place``: the annotating file.
     ``size``: height and width of the image as the annotations state them. ``split``: train, val or
-    test where the source says so.
+    test where the source says so. ``mask``: its header is compared before ``label`` reads it.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Annotated:
     split: str | None = None
     shapes: tuple[Shape, ...] = ()
     label: Callable[[], Pixels] | None = None  # class indices, UNLABELLED and IGNORE
+    mask: Source | None = None  # the file that ``label`` reads
 
 
 @dataclass
@@ -76,11 +77,17 @@ class Format(NamedTuple):
 def class_names(names: Iterable[Any], place: str) -> list[str]:
     """Class names without blanks around them; raises HfgdError for an empty or repeated one."""
     stripped = [str(name).strip() for name in names]
+    seen: set[str] = set()
     for name in stripped:
         if not name:
             raise HfgdError(f"{place} has a class without a name.")
-        if stripped.count(name) > 1:
-            raise HfgdError(f"{place} lists the class '{name}' twice; class names must differ.")
+        if "\0" in name:
+            raise HfgdError(f"{place} has a class with NUL in its name.")
+        if name in seen:
+            raise HfgdError(
+                f"{place} lists the class {shown(name)} twice; class names must differ."
+            )
+        seen.add(name)
     if not 1 <= len(stripped) <= MOST_CLASSES:
         raise HfgdError(f"{place} has {len(stripped)} classes; 1 to {MOST_CLASSES} are possible.")
     return stripped
@@ -97,10 +104,11 @@ def take(record: Any, key: str, kind: type | tuple[type, ...], place: str) -> An
 
 
 def whole(value: Any, place: str, key: str) -> int:
-    """A whole number that may be written as 3, 3.0 or '3'."""
+    """A whole number that may be written as 3, 3.0 or '3'; up to those that a float has exactly."""
     try:
-        if not isinstance(value, bool) and float(value) == int(float(value)):
-            return int(float(value))
+        number = float(value)
+        if not isinstance(value, bool) and abs(number) < LARGEST and number == int(number):
+            return int(number)
     except (TypeError, ValueError, OverflowError):
         pass
     raise HfgdError(f"{place}: '{key}' is {shown(value)}, not a whole number.")
@@ -109,7 +117,8 @@ def whole(value: Any, place: str, key: str) -> int:
 def numbers(values: Any, place: str, key: str) -> tuple[float, ...]:
     """Finite numbers from a list; raises HfgdError for anything else."""
     if isinstance(values, list | tuple) and all(
-        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values
+        isinstance(v, int | float) and not isinstance(v, bool) and -LARGEST < v < LARGEST
+        for v in values
     ):
         return tuple(float(v) for v in values)
     raise HfgdError(f"{place}: '{key}' is {shown(values)}, not a list of numbers.")
@@ -130,6 +139,8 @@ def points(values: Any, place: str, key: str) -> tuple[float, ...]:
 
 def size_of(record: Any, height: str, width: str, place: str) -> tuple[int, int] | None:
     """Height and width that a record states, or None where it states neither."""
+    if not isinstance(record, dict):
+        raise HfgdError(f"{place} is {shown(record)}, not a record with '{height}' and '{width}'.")
     if record.get(height) is None or record.get(width) is None:
         return None
     size = whole(record[height], place, height), whole(record[width], place, width)
@@ -150,7 +161,10 @@ def read_ids(label_map: LabelMap, source: Source, known: str) -> Pixels:
 
 def shown(value: Any) -> str:
     """A value as it is quoted in a message, not too long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # a number of thousands of digits
+        text = f"a {type(value).__name__} of very many digits"
     return text if len(text) <= 40 else f"{text[:37]}…"
 
 

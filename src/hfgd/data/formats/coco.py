@@ -93,7 +93,7 @@ class Categories:
             if (
                 isinstance(colour, list)
                 and len(colour) == 3
-                and all(c in range(256) for c in colour)
+                and all(isinstance(c, int) and c in range(256) for c in colour)
             ):
                 self.colours[listed[number]] = (colour[0], colour[1], colour[2])
         if self._first is None:
@@ -107,7 +107,11 @@ class Categories:
 
     def of(self, number: Any, place: str) -> int:
         """The class index of a category id."""
-        if isinstance(number, bool) or number not in self.index:
+        if (
+            not isinstance(number, int | float)
+            or isinstance(number, bool)
+            or number not in self.index
+        ):
             raise HfgdError(
                 f"{place}: the category_id {shown(number)} is not in 'categories' (known: "
                 f"{', '.join(map(str, sorted(self.index)[:12]))}); add it, or mend the annotation."

@@ -52,7 +52,7 @@ def read(tree: Tree) -> Annotations:
             if number not in images:
                 raise HfgdError(f"{where}: that image_id is not in 'images'.")
             segments = take(record, "segments_info", list, where)
-            crowds += sum(s.get("iscrowd") == 1 for s in segments)
+            crowds += sum(isinstance(s, dict) and s.get("iscrowd") == 1 for s in segments)
             items.append(_item(tree, path, images[number], record, table))
     notes = []
     if crowds:
@@ -82,6 +82,7 @@ def _item(
         size_of(image, "height", "width", where),
         split,
         label=_label(tree.source(png), classes, where),
+        mask=tree.source(png),
     )
 
 

@@ -81,7 +81,7 @@ def read(tree: Tree) -> Annotations:
 def parse_runs(text: str, place: str) -> Spans:
     """'1 3 10 5' → pixels 1 to 3 and 10 to 14."""
     words = text.split()
-    if len(words) % 2 or not all(word.isdecimal() for word in words):
+    if len(words) % 2 or not all(word.isdecimal() and len(word) < 16 for word in words):
         raise HfgdError(
             f"{place}: the run lengths {shown(text)} are no pairs of whole numbers 'start length'."
         )
@@ -158,7 +158,7 @@ def _chosen(tree: Tree) -> str:
 
 def _numbers_first(name: str) -> tuple[int, str]:
     digits = name.removeprefix("class ")
-    return (int(digits), "") if digits.isdecimal() else (1 << 31, name)
+    return (int(digits), "") if digits.isdecimal() and len(digits) < 10 else (1 << 31, name)
 
 
 KAGGLE = Format("kaggle", "Kaggle run-length csv: EncodedPixels", sniff, read)

@@ -5,7 +5,6 @@ Read against wkentaro/labelme: ``labelme/_label_file.py``, ``labelme/utils/shape
 """
 
 import base64
-import binascii
 import io
 import math
 import posixpath
@@ -31,9 +30,9 @@ from hfgd.data.formats.base import (
     size_of,
     take,
 )
-from hfgd.data.formats.regions import Ellipse, Patch, Polygons, Region, box
+from hfgd.data.formats.regions import Ellipse, Patch, Polygons, Region, box, refuse_large
 from hfgd.data.formats.tree import Tree, split_of_folders, without_suffix
-from hfgd.data.images import open_image
+from hfgd.data.images import BROKEN, open_image
 from hfgd.data.rle import Mask
 from hfgd.errors import HfgdError
 
@@ -121,19 +120,22 @@ def _region(record: Any, place: str) -> Region | None:
     left, top = round(min(at[0], at[2])), round(min(at[1], at[3]))
     size = round(abs(at[3] - at[1])) + 1, round(abs(at[2] - at[0])) + 1
     text = take(record, "mask", str, place)
-    return Patch(partial(_mask, text, size, place), left, top, clip=True)
+    return Patch(partial(_mask, text, size), left, top, clip=True)
 
 
-def _mask(text: str, size: tuple[int, int], place: str) -> Mask:
-    """A base64 PNG of the size of its box."""
+def _mask(text: str, size: tuple[int, int], height: int, width: int) -> Mask:
+    """A base64 PNG of the size of its box, for an image of that height and width."""
+    refuse_large(size, height, width)
     try:
         with open_image(io.BytesIO(base64.b64decode(text, validate=True)), ("PNG",)) as picture:
-            mask = np.asarray(picture.convert("L")) > 0
-    except (binascii.Error, OSError, SyntaxError, ValueError) as error:
+            found = (picture.height, picture.width)
+            if found != size:
+                raise HfgdError(
+                    f"'mask' is {found}, and its two points span {size} (height, width)."
+                )
+            return np.asarray(picture.convert("L")) > 0
+    except BROKEN as error:  # binascii.Error is a ValueError
         raise HfgdError(f"'mask' is no PNG in base64 ({error}).") from error
-    if mask.shape != size:
-        raise HfgdError(f"'mask' is {mask.shape}, and its two points span {size} (height, width).")
-    return mask
 
 
 def _image(tree: Tree, path: str, data: Any) -> Source:
@@ -157,8 +159,9 @@ def _image(tree: Tree, path: str, data: Any) -> Source:
 def _embedded(tree: Tree, path: str) -> bytes:
     place = tree.place(path)
     try:
-        return base64.b64decode(tree.json(path, keep=False)["imageData"], validate=True)
-    except binascii.Error as error:
+        text = take(tree.json(path, keep=False), "imageData", str, place)
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:  # binascii.Error is one; text beyond ASCII another
         raise HfgdError(f"{place}: 'imageData' is no base64 ({error}).") from error
 
 
@@ -186,7 +189,7 @@ def _slim(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _has(data: Any, label: str) -> bool:
-    return any(shape.get("label") == label for shape in data["shapes"])
+    return any(str(shape["label"]).strip() == label for shape in data["shapes"])
 
 
 def _is_labelme(data: Any) -> bool:

@@ -63,7 +63,9 @@ def read(tree: Tree) -> Annotations:
     for path in files:
         for position, task in enumerate(tree.json(path)):
             number = task.get("id", position) if isinstance(task, dict) else position
-            place = f"{tree.place(path)}: task {number}"
+            place = f"{tree.place(path)}: task {shown(number)}"
+            if not isinstance(task, dict):
+                raise HfgdError(f"{place} is {shown(task)}, not a record.")
             annotation = _annotation(task, place)
             if annotation is None:
                 notes["task without an annotation"] += 1
@@ -111,10 +113,13 @@ def _regions(annotation: Any, place: str, notes: Counter[str]) -> list[Found]:
     """The areas of an annotation in their order; a region and its label may be two records."""
     merged: dict[Any, dict[str, Any]] = {}
     for position, record in enumerate(take(annotation, "result", list, place)):
+        if not isinstance(record, dict):
+            raise HfgdError(f"{place}: 'result' has {shown(record)}, which is no record.")
         value = record.get("value")
         if not isinstance(value, dict):
             continue  # a relation between two regions
         key = record.get("id", f"number {position}")
+        key = key if isinstance(key, str | int) else shown(key)
         before = merged.get(key, {"value": {}})
         merged[key] = before | record | {"value": before["value"] | value}
     found: list[Found] = []
@@ -144,7 +149,7 @@ def _region(value: dict[str, Any], size: tuple[int, int], where: str) -> Region:
         runs = value["rle"]
         if not isinstance(runs, list) or not all(isinstance(b, int) and 0 <= b < 256 for b in runs):
             raise HfgdError(f"{where}: 'rle' is {shown(runs)}, not a list of bytes.")
-        return Patch(partial(decode_brush, bytes(runs), height, width))
+        return Patch(partial(decode_brush, bytes(runs)))
     if "points" in value:
         percent = np.array(points(value["points"], where, "points")).reshape(-1, 2)
         return Polygons((tuple((percent * (scale_x, scale_y)).ravel().tolist()),))

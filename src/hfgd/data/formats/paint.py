@@ -53,6 +53,9 @@ def make_label(item: Annotated, on_overlap: OnOverlap) -> Painted:
             f"image '{item.image}' has mode {header.mode}, more than 8 bits a channel; convert it "
             "to 8-bit RGB first."
         )
+    _refuse_size(item, header, item.size)
+    if item.mask is not None:
+        _refuse_size(item, header, upright(read_header(item.mask)))
     if item.label is not None:
         painted = Painted(item.label())
     else:
@@ -109,14 +112,19 @@ def _mask(shape: Shape, size: Size) -> np.ndarray:
         raise HfgdError(f"{shape.place}: {error}") from error
 
 
-def _turn(painted: Painted, header: Header, stated: Size, item: Annotated) -> None:
-    """Bring the label to the upright image; its size tells which of the two it was made for."""
-    if stated not in (upright(header), header.size):
+def _refuse_size(item: Annotated, header: Header, stated: Size | None) -> None:
+    """Refuse a size that is not the image's: before anything of that size is made."""
+    if stated not in (None, upright(header), header.size):
         height, width = upright(header)
         raise HfgdError(
             f"{item.place} is of an image of {stated[0]}×{stated[1]} (height × width), and "
             f"'{item.image}' is {height}×{width}."
         )
+
+
+def _turn(painted: Painted, header: Header, stated: Size, item: Annotated) -> None:
+    """Bring the label to the upright image; its size tells which of the two it was made for."""
+    _refuse_size(item, header, stated)
     if header.orientation not in TURNS:
         return
     if stated != upright(header):

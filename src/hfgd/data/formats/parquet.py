@@ -6,6 +6,7 @@ a line; 255 is ignored where no name has it. Needs pyarrow.
 
 import posixpath
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any
@@ -62,7 +63,7 @@ def read(tree: Tree) -> Annotations:
             name = without_suffix(image.name)
             known = partial(read_ids, label_map, label, place)
             row = f"{tree.place(path)}: row {number}"
-            items.append(Annotated(name, image, row, split=split, label=known))
+            items.append(Annotated(name, image, row, split=split, label=known, mask=label))
     return Annotations(names, items)
 
 
@@ -74,7 +75,8 @@ def _rows(tree: Tree, path: str) -> Iterator[tuple[Packed, Packed]]:
     row = 0
     stem = posixpath.splitext(posixpath.basename(path))[0]
     for group in range(table.num_row_groups):
-        cells = table.read_row_group(group, columns=[image]).column(0)
+        with _readable(place):
+            cells = table.read_row_group(group, columns=[image]).column(0)
         for position, cell in enumerate(cells):
             where = f"{place}: row {row}"
             value = cell.as_py() or {}
@@ -104,7 +106,9 @@ def _cell(tree: Tree, path: str, group: int, position: int, column: str) -> byte
 
 @lru_cache(maxsize=4)
 def _group(tree: Tree, path: str, group: int, column: str) -> Any:
-    return _open(tree, path).read_row_group(group, columns=[column]).column(0)
+    table = _open(tree, path)
+    with _readable(tree.place(path)):
+        return table.read_row_group(group, columns=[column]).column(0)
 
 
 def _column(table: Any, known: tuple[str, ...], place: str) -> str:
@@ -126,12 +130,20 @@ def _column(table: Any, known: tuple[str, ...], place: str) -> str:
 def _open(tree: Tree, path: str) -> Any:
     arrow = _pyarrow()
     source = opened(tree.source(path))
-    try:
+    with _readable(tree.place(path)):
         return arrow.ParquetFile(source)
-    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-        raise HfgdError(
-            f"{tree.place(path)} is no parquet file, or is cut off ({str(error).split('.')[0]})."
-        ) from error
+
+
+@contextmanager
+def _readable(place: str) -> Iterator[None]:
+    """One sentence for a damaged file: its pages are looked at when they are read."""
+    from pyarrow.lib import ArrowException
+
+    try:
+        yield
+    except (ArrowException, OSError, ValueError, RuntimeError, MemoryError) as error:
+        said = " ".join(str(error).split())[:120]
+        raise HfgdError(f"{place} is no parquet file, is cut off or damaged ({said}).") from error
 
 
 def _values(tree: Tree) -> tuple[dict[int, str], str]:

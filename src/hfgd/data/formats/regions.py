@@ -18,6 +18,7 @@ from hfgd.errors import HfgdError
 
 Ring = Sequence[float]  # x, y, x, y, …
 FAR = 4.0  # a point further outside than this many sizes of the image is a mistake
+OUTLINE = 5_000_000  # pixels along a polygon: pycocotools takes 80 bytes for each
 
 
 class Region(Protocol):
@@ -45,7 +46,7 @@ class Polygons:
         return inside
 
     def _fill(self, rings: tuple[Ring, ...], height: int, width: int) -> Mask:
-        scaled = []
+        scaled, length = [], 0.0
         for ring in rings:
             points = np.asarray(ring, dtype=np.float64).reshape(-1, 2)
             if self.relative:
@@ -54,6 +55,11 @@ class Polygons:
                 continue  # it encloses nothing, and pycocotools would take four numbers for a box
             if (np.abs(points) > FAR * max(height, width)).any():
                 raise HfgdError(f"a point lies far outside of the image of {height}×{width}.")
+            length += float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
+            if length > OUTLINE:
+                raise HfgdError(
+                    f"its outline is longer than {OUTLINE:,} pixels, which no drawing is."
+                )
             scaled.append(points.ravel().tolist())
         if not scaled:
             return np.zeros((height, width), dtype=bool)
@@ -89,13 +95,13 @@ class Runs:
     runs: dict[str, Any]
 
     def mask(self, height: int, width: int) -> Mask:
-        decoded = decode_mask(self.runs)
-        if decoded.shape != (height, width):
+        size = self.runs["size"]  # claimed; nothing of it is made before it is seen to be right
+        if tuple(size) != (height, width):
             raise HfgdError(
-                f"the mask is {decoded.shape[0]}×{decoded.shape[1]} (height × width), and its "
-                f"image is {height}×{width}."
+                f"the mask is {size[0]}×{size[1]} (height × width), and its image is "
+                f"{height}×{width}."
             )
-        return decoded
+        return decode_mask(self.runs)
 
 
 @dataclass(frozen=True)
@@ -118,15 +124,18 @@ class Spans:
 
 @dataclass(frozen=True)
 class Patch:
-    """A small mask, made when it is asked for, and where its corner lies in the image."""
+    """A small mask, and where its corner lies in the image.
 
-    read: Callable[[], Mask]
+    ``read`` makes it for an image of that height and width, and refuses one that is far larger.
+    """
+
+    read: Callable[[int, int], Mask]
     left: int = 0
     top: int = 0
     clip: bool = False  # what sticks out of the image is cut off, and no mistake
 
     def mask(self, height: int, width: int) -> Mask:
-        patch = self.read()
+        patch = self.read(height, width)
         bottom, right = self.top + patch.shape[0], self.left + patch.shape[1]
         if not self.clip and (min(self.left, self.top) < 0 or bottom > height or right > width):
             raise HfgdError(
@@ -134,10 +143,20 @@ class Patch:
                 f"sticks out of the image of {height}×{width}."
             )
         whole = np.zeros((height, width), dtype=bool)
-        top, left = max(self.top, 0), max(self.left, 0)
-        seen = patch[top - self.top : height - self.top, left - self.left : width - self.left]
+        top, left = min(max(self.top, 0), height), min(max(self.left, 0), width)
+        rows = slice(max(top - self.top, 0), max(height - self.top, 0))
+        columns = slice(max(left - self.left, 0), max(width - self.left, 0))
+        seen = patch[rows, columns]
         whole[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
         return whole
+
+
+def refuse_large(size: tuple[int, int], height: int, width: int) -> None:
+    """Raise HfgdError for a mask (height, width) far larger than its image, before it is made."""
+    if size[0] > FAR * height or size[1] > FAR * width:
+        raise HfgdError(
+            f"its mask of {size[0]}×{size[1]} is far larger than the image of {height}×{width}."
+        )
 
 
 def box(left: float, top: float, right: float, bottom: float) -> Polygons:

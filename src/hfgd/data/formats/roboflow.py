@@ -62,6 +62,7 @@ def read(tree: Tree) -> Annotations:
                 tree.place(mask),
                 split=split_of_folders(mask),
                 label=partial(read_ids, label_map, source, place),
+                mask=source,
             )
         )
     if not items:

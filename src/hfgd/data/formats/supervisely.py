@@ -6,7 +6,6 @@ Read against supervisely/docs ("Supervisely annotation format", structure only).
 """
 
 import base64
-import binascii
 import io
 import posixpath
 import zlib
@@ -30,9 +29,9 @@ from hfgd.data.formats.base import (
     take,
     whole,
 )
-from hfgd.data.formats.regions import Patch, Polygons, Region, box
+from hfgd.data.formats.regions import Patch, Polygons, Region, box, refuse_large
 from hfgd.data.formats.tree import Tree, split_of_folders, without_suffix
-from hfgd.data.images import IMAGE_SUFFIXES, open_image
+from hfgd.data.images import BROKEN, IMAGE_SUFFIXES, open_image
 from hfgd.data.rle import Mask
 from hfgd.errors import HfgdError
 
@@ -54,12 +53,12 @@ def read(tree: Tree) -> Annotations:
     if meta is None or not files:
         missing = "meta.json with 'classes'" if meta is None else "ann/*.json"
         raise tree.broken or HfgdError(f"'{tree.root}' has no {missing}; is it Supervisely's?")
+    place = f"{tree.place(meta)}: classes"
     records = [
         record
         for record in take(tree.json(meta), "classes", list, tree.place(meta))
-        if record.get("shape") not in WITHOUT_AREA
+        if take(record, "title", str, place) and record.get("shape") not in WITHOUT_AREA
     ]
-    place = f"{tree.place(meta)}: classes"
     names = class_names((take(record, "title", str, place) for record in records), place)
     index = {name: number for number, name in enumerate(names)}
     colours = {
@@ -80,7 +79,8 @@ def _item(tree: Tree, path: str, index: dict[str, int], flat: Counter[str]) -> A
     data, place = tree.json(path, keep=False), tree.place(path)
     shapes = []
     for number, record in enumerate(take(data, "objects", list, place)):
-        where = f"{place}: object {record.get('id', number)}"
+        number = record.get("id", number) if isinstance(record, dict) else number
+        where = f"{place}: object {shown(number)}"
         kind = take(record, "geometryType", str, where)
         if kind in WITHOUT_AREA:
             flat[kind] += 1
@@ -117,7 +117,8 @@ def _region(record: Any, kind: str, place: str) -> Region:
             raise HfgdError(f"{place}: a rectangle has two points, not {len(outside) // 2}.")
         across, down = sorted(outside[::2]), sorted(outside[1::2])
         return box(across[0], down[0], across[1] + 1, down[1] + 1)
-    holes = [points(hole, place, "interior") for hole in at.get("interior") or []]
+    inside = take(at, "interior", list, place) if at.get("interior") is not None else []
+    holes = [points(hole, place, "interior") for hole in inside]
     return Polygons((_centres(outside),), tuple(_centres(hole) for hole in holes))
 
 
@@ -125,15 +126,23 @@ def _centres(ring: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(value + 0.5 for value in ring)
 
 
-def decode_bitmap(text: str) -> Mask:
-    """base64 → zlib → PNG → the pixels that are not transparent, or not 0 where nothing is."""
+def decode_bitmap(text: str, height: int, width: int) -> Mask:
+    """base64 → zlib → PNG → the pixels that are not transparent, or not 0 where nothing is.
+
+    ``height`` and ``width`` are the image's: the PNG may not be far larger, unpacked or drawn.
+    """
+    most = 1_000_000 + 64 * height * width  # bytes of a PNG that is hardly packed
     try:
-        packed = zlib.decompress(base64.b64decode(text, validate=True))
+        unpacker = zlib.decompressobj()
+        packed = unpacker.decompress(base64.b64decode(text, validate=True), most)
+        if unpacker.unconsumed_tail:
+            raise HfgdError(f"'bitmap.data' unpacks to more than {most:,} bytes.")
         with open_image(io.BytesIO(packed), ("PNG",)) as picture:
+            refuse_large((picture.height, picture.width), height, width)
             if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA"):
                 return np.asarray(picture.convert("RGBA"))[..., 3] > 0
             return np.asarray(picture.convert("L")) > 0
-    except (binascii.Error, zlib.error, OSError, SyntaxError, ValueError) as error:
+    except BROKEN as error:  # binascii.Error is a ValueError
         raise HfgdError(
             f"'bitmap.data' is no base64 text of a zlib-packed PNG ({error})."
         ) from error

@@ -1,6 +1,5 @@
 """The files that a user points to: a folder, a zip, or one annotation file and what lies around it."""
 
-import json
 import posixpath
 import re
 import zipfile
@@ -13,6 +12,7 @@ from typing import Any
 from hfgd.data.archive import Source, list_files, read_bytes
 from hfgd.data.images import IMAGE_SUFFIXES
 from hfgd.errors import HfgdError
+from hfgd.parse import parse_json, parse_yaml, refuse_special
 
 ANNOTATIONS = ("annotation", "annotations", "ann", "labels")  # folders that hold no images
 LOOKED_AT = 100  # JSON files that are opened to find out a format
@@ -36,6 +36,7 @@ class Tree:
         path = path.expanduser()
         if not path.exists():
             raise HfgdError(f"there is no '{path}'; give the folder, zip or file to import.")
+        refuse_special(path)
         self.given: str | None = None
         self.root = path
         if path.is_dir():
@@ -80,18 +81,15 @@ class Tree:
         if not keep and name in self._jsons:
             return self._jsons.pop(name)
         if name not in self._jsons:
-            try:
-                value = json.loads(self.text(name))
-            except (json.JSONDecodeError, RecursionError) as error:
-                line = getattr(error, "lineno", 0)
-                raise HfgdError(
-                    f"{self.place(name)} is no valid JSON from line {line} on; it may be cut off: "
-                    "export it again."
-                ) from error
+            value = parse_json(self.text(name), self.place(name))
             if not keep:
                 return value
             self._jsons[name] = value
         return self._jsons[name]
+
+    def yaml(self, name: str) -> Any:
+        """The content of a YAML file. Raises HfgdError where it is broken."""
+        return parse_yaml(self.text(name), self.place(name))
 
     def peek(self, name: str) -> Any:
         """As ``json``, but a broken file is remembered in ``broken`` and gives None.

@@ -9,8 +9,6 @@ import posixpath
 from functools import partial
 from typing import Any
 
-import yaml
-
 from hfgd.data.formats.base import (
     IGNORE,
     Annotated,
@@ -50,13 +48,14 @@ def read(tree: Tree) -> Annotations:
             f"'{tree.root}' has {what}."
         )
     path = files[0]
-    spec, place = yaml.safe_load(tree.text(path)), tree.place(path)
+    spec, place = tree.yaml(path), tree.place(path)
     listed = take(spec, "names", (list, dict), place)
     by_id = dict(enumerate(listed)) if isinstance(listed, list) else listed
-    ids = sorted(whole(key, place, "names") for key in by_id)
+    numbered = {whole(key, place, "names"): name for key, name in by_id.items()}
+    ids = sorted(numbered)
     if ids != list(range(len(ids))):
-        raise HfgdError(f"{place}: 'names' must be numbered from 0 without gaps, not {ids}.")
-    names = class_names((by_id[key] for key in sorted(by_id, key=int)), place)
+        raise HfgdError(f"{place}: 'names' must be numbered from 0 without gaps, not {shown(ids)}.")
+    names = class_names((numbered[number] for number in ids), place)
     images = _images(tree, spec, path)
     masks = spec.get("masks_dir")
     items, notes = [], []
@@ -85,6 +84,10 @@ def _images(tree: Tree, spec: dict[str, Any], path: str) -> list[tuple[str, str]
     found = []
     for split in SPLITS:
         entries = spec.get(split) or []
+        if not isinstance(entries, str | list):
+            raise HfgdError(
+                f"{place}: '{split}' is {shown(entries)}, not a path or a list of them."
+            )
         for entry in [entries] if isinstance(entries, str) else entries:
             images = _expand(tree, str(entry), bases)
             if not images and split != "test":
@@ -129,7 +132,14 @@ def _mask_item(
     if not found:
         raise HfgdError(f"{place} has no mask '{stem}.png' below '{tree.root}'.")
     label = partial(read_ids, label_map, tree.source(found[0]), known)
-    return Annotated(_name(image, split), tree.source(image), place, split=split, label=label)
+    return Annotated(
+        _name(image, split),
+        tree.source(image),
+        place,
+        split=split,
+        label=label,
+        mask=tree.source(found[0]),
+    )
 
 
 def _polygon_item(tree: Tree, split: str, image: str, count: int) -> tuple[Annotated, bool]:
@@ -209,10 +219,9 @@ def _files(tree: Tree) -> list[str]:
     found = []
     for path in tree.candidates(".yaml", ".yml"):
         try:
-            spec = yaml.safe_load(tree.text(path))
-        except (yaml.YAMLError, HfgdError) as error:
-            words = " ".join(str(error).split())
-            tree.broken = tree.broken or HfgdError(f"{tree.place(path)} is no valid YAML: {words}")
+            spec = tree.yaml(path)
+        except HfgdError as error:
+            tree.broken = tree.broken or error
             continue
         if isinstance(spec, dict) and "names" in spec and ("train" in spec or "val" in spec):
             found.append(path)

@@ -116,6 +116,7 @@ def pair_masks(
                 place,
                 split=splits.get(name),
                 label=partial(read_one, source),
+                mask=source,
             )
         )
     return items, notes

@@ -1,0 +1,50 @@
+"""What ``main`` says of errors that are no HfgdError: of the system, and of hfgd itself."""
+
+import errno
+import os
+import sys
+
+from hfgd.files import is_disk_full
+
+UNEXPECTED = 70  # as sysexits.h calls it: an error in the program itself
+
+
+def sentence_of(error: Exception) -> str | None:
+    """The sentence for a disk or a file that cannot be; None for any other error."""
+    name = getattr(error, "filename", None)
+    if is_disk_full(error):
+        what = f" while writing '{name}'" if name else ""
+        return f"the disk is full{what}; make room and go on."
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return f"no permission for '{name}'; choose another place."
+    if name is not None and error.strerror:  # a file or folder that cannot be
+        return f"'{name}': {error.strerror.lower()}; choose another place."
+    return None
+
+
+def report(error: Exception) -> str:
+    """Two lines for an error that hfgd did not foresee; the traceback goes into a file."""
+    import tempfile
+    import traceback
+
+    from hfgd import __version__
+
+    text = "".join(traceback.format_exception(error))
+    if os.environ.get("HFGD_TRACEBACK"):
+        place = "above"
+        print(text, file=sys.stderr)
+    else:
+        try:
+            handle, place = tempfile.mkstemp(prefix="hfgd-traceback-", suffix=".txt")
+            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(f"hfgd {__version__}, Python {sys.version}\n{text}")
+        except OSError:
+            place = "above"
+            print(text, file=sys.stderr)
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return (
+        f"unexpected error in hfgd {__version__} ({said});\n"
+        f"the traceback is in {place}, please report it."
+    )
