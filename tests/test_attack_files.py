@@ -61,7 +61,7 @@ READERS = {
     "colours": lambda p: read_label(p, colours=True),
     "header": lambda p: read_header(p),
     "packed": lambda p: read_image(as_packed(p.read_bytes())),
-    "labelme": lambda p: _mask(base64.b64encode(p.read_bytes()).decode(), (8, 8), "here"),
+    "labelme": lambda p: _mask(base64.b64encode(p.read_bytes()).decode(), (8, 8), 8, 8),
 }
 
 
@@ -89,7 +89,7 @@ def test_a_bitmap_of_supervisely_is_a_png(tmp_path):
     file = io.BytesIO()
     Image.new("L", (4, 4), 255).save(file, "BMP")
     with pytest.raises(HfgdError, match="no base64 text of a zlib-packed PNG"):
-        decode_bitmap(base64.b64encode(zlib.compress(file.getvalue())).decode())
+        decode_bitmap(base64.b64encode(zlib.compress(file.getvalue())).decode(), 4, 4)
 
 
 @pytest.mark.parametrize("format", FORMATS)
