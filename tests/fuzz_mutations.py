@@ -86,7 +86,7 @@ def mutate_tree(rng, value):
     """Plain values with a node replaced, removed, repeated or renamed."""
     value = copy.deepcopy(value)
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
-        places = list(_places(value))
+        places = list(_places(value))[:5000]
         if not places:
             return rng.choice(ODD_VALUES)
         box, key = rng.choice(places)
@@ -111,7 +111,7 @@ def mutate_tree(rng, value):
 
 
 def _places(value):
-    rest = [value]
+    rest = [value] if isinstance(value, dict | list) else []
     while rest:
         box = rest.pop()
         keys = list(box) if isinstance(box, dict) else range(len(box))

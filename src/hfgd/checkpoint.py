@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -62,6 +62,8 @@ def load_model(
     """
     folder = model_folder(path)
     config = read_config(folder)
+    if config.model is not None and network is None:
+        _refuse_other_shapes(config, folder / WEIGHTS)
     model = rebuild(config, code=code) if network is None else network
     if model.classes.names != config.classes:
         raise HfgdError(f"'{folder}' knows other classes than the network that was given for it.")
@@ -140,21 +142,59 @@ def _migrated(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _refuse_other_shapes(config: ModelConfig, path: Path) -> None:
+    """Compare what a config describes with the weights' header, before any memory is taken for it."""
+    shapes = read_shapes(path)
+    with torch.device("meta"):
+        try:
+            described = rebuild(config)
+        except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+            raise HfgdError(
+                f"'{path.with_name(CONFIG)}' describes a network that cannot be "
+                f"({' '.join(str(error).split())[:120]})."
+            ) from error
+    _compare({key: tuple(v.shape) for key, v in described.state_dict().items()}, shapes, path)
+
+
 def _load_weights(model: Network, path: Path) -> None:
     weights = read_tensors(path)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    _compare(expected, {key: tuple(value.shape) for key, value in weights.items()}, path)
+    wrong = (k for k, v in weights.items() if v.is_floating_point() and not v.isfinite().all())
+    if (key := next(wrong, None)) is not None:
+        raise HfgdError(f"'{path}': '{key}' holds numbers that are not finite; train it again.")
+    model.load_state_dict(weights)
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def _compare(expected: Shapes, weights: Shapes, path: Path) -> None:
+    """Raise HfgdError where the tensors of a file are not those that a network has."""
     missing, foreign = expected.keys() - weights.keys(), weights.keys() - expected.keys()
     if missing or foreign:
         odd = sorted(missing)[:1] or sorted(foreign)[:1]
         kind = "lacks" if missing else "has the foreign tensor"
         raise HfgdError(f"'{path}' {kind} '{odd[0]}': it does not belong to its {CONFIG}.")
     for key, shape in expected.items():
-        if tuple(weights[key].shape) != shape:
+        if weights[key] != shape:
             raise HfgdError(
-                f"'{path}': '{key}' has shape {list(weights[key].shape)} and {CONFIG} asks for "
+                f"'{path}': '{key}' has shape {list(weights[key])} and {CONFIG} asks for "
                 f"{list(shape)}; the two files do not belong together."
             )
-    model.load_state_dict(weights)
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of a safetensors file, by its header; raises as ``read_tensors``."""
+    if not path.is_file():
+        raise HfgdError(f"there is no file '{path}'.")
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise HfgdError(
+            f"'{path}' is truncated or no safetensors file ({' '.join(str(error).split())})."
+        ) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

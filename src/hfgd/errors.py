@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONG = 100  # letters of a name that is compared with others
+
 
 class HfgdError(Exception):
     """Bad input from outside: a path, a key, a file, a value.
@@ -23,6 +25,8 @@ class TrainingStopped(HfgdError):
 def unknown(kind: str, name: str, known: Iterable[str]) -> HfgdError:
     """An error for a name that does not exist, with the nearest known one."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    # finding the nearest of long names takes minutes
+    near = get_close_matches(name, names, n=1, cutoff=0.5) if len(name) <= LONG else []
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}."
+    name = name if len(name) <= LONG else f"{name[:LONG]}…"
     return HfgdError(f"there is no {kind} named '{name}'; {hint}")

@@ -33,8 +33,10 @@ def refuse_special(path: str | Path) -> None:
     """
     try:
         mode = Path(path).stat().st_mode
-    except (OSError, ValueError):
+    except OSError:
         return
+    except ValueError as error:
+        raise HfgdError(f"{str(path)!r} is no path: it holds NUL.") from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise HfgdError(f"'{path}' is a pipe, a socket or a device; give an ordinary file.")
 

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from hfgd.text import is_line
 
 Branch = Literal["fine", "guide", "aux"]
+Side = Annotated[int, Field(gt=0, le=1 << 16)]  # of an image or a window, in pixels
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 
 

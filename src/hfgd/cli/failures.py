@@ -2,11 +2,22 @@
 
 import errno
 import os
+import re
 import sys
 
 from hfgd.files import is_disk_full
 
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+LONGEST = 2000  # letters of a message
 UNEXPECTED = 70  # as sysexits.h calls it: an error in the program itself
+
+
+def printable(message: str) -> str:
+    """A message without control characters, which foreign names bring, and not longer than a page."""
+    message = CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", message)
+    if len(message) > LONGEST:
+        message = f"{message[: LONGEST - 500]} … {message[-490:]}"  # its end says what to do
+    return message
 
 
 def sentence_of(error: Exception) -> str | None:
@@ -37,7 +48,8 @@ def report(error: Exception) -> str:
         print(text, file=sys.stderr)
     else:
         try:
-            handle, place = tempfile.mkstemp(prefix="hfgd-traceback-", suffix=".txt")
+            handle, name = tempfile.mkstemp(prefix="hfgd-traceback-", suffix=".txt")
+            place = f"in {name}"
             with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"hfgd {__version__}, Python {sys.version}\n{text}")
         except OSError:
@@ -46,5 +58,5 @@ def report(error: Exception) -> str:
     said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return (
         f"unexpected error in hfgd {__version__} ({said});\n"
-        f"the traceback is in {place}, please report it."
+        f"the traceback is {place}, please report it."
     )

@@ -9,7 +9,7 @@ import typer
 
 from hfgd.cli import data
 from hfgd.cli.export import export
-from hfgd.cli.failures import UNEXPECTED, report, sentence_of
+from hfgd.cli.failures import UNEXPECTED, printable, report, sentence_of
 from hfgd.cli.figure import figure
 from hfgd.cli.options import Code
 from hfgd.cli.predict import predict
@@ -460,6 +460,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
+    message = printable(message)
     if "TORCHELASTIC_ERROR_FILE" in os.environ:  # one of several processes
         from hfgd.parallel.launch import first_to_say
 

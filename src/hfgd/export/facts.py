@@ -2,14 +2,18 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hfgd.data.classes import ClassSet, Rgb
-from hfgd.geometry import Grid, Size
-from hfgd.values import Line
+from hfgd.data.classes import IGNORE, ClassSet, Rgb
+from hfgd.errors import HfgdError
+from hfgd.geometry import Grid
+from hfgd.model.spec import Channel, Scale
+from hfgd.parse import parse_json
+from hfgd.values import Line, Side
 
+Small = Annotated[int, Field(gt=0, le=2048)]  # a side to which smaller images are padded
 Input = Literal["uint8", "float"]
 PREFIX = "hfgd."
 UNKNOWN = "unknown"
@@ -29,18 +33,18 @@ class Facts(BaseModel):
     format: Literal[1] = 1
     version: Line
     name: Line
-    classes: tuple[Line, ...] = Field(min_length=1)
+    classes: tuple[Line, ...] = Field(min_length=1, max_length=IGNORE)
     palette: tuple[Rgb, ...]
     grid: Grid
     input: Input = "uint8"
     branch: Line = "fine"
-    size: Size | None = None
-    smallest: Size = (1, 1)
-    crop: Size
+    size: tuple[Side, Side] | None = None
+    smallest: tuple[Small, Small] = (1, 1)
+    crop: tuple[Side, Side]
     precision: Line = "fp32"
     calibrated_on: Line = ""
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float] | None = None
+    mean: tuple[Channel, Channel, Channel]
+    std: tuple[Scale, Scale, Scale] | None = None
     licence_of_code: Line = "Apache-2.0"
     licence_of_weights: Line = UNKNOWN
     licence_of_backbone: Line = UNKNOWN
@@ -66,5 +70,13 @@ class Facts(BaseModel):
             name = key.removeprefix(PREFIX)
             if key.startswith(PREFIX) and name in cls.model_fields:
                 is_text = cls.model_fields[name].annotation in (str, Grid, Input)
-                values[name] = text if is_text else json.loads(text)
-        return cls.model_validate(values)
+                try:
+                    values[name] = text if is_text else parse_json(text, key)
+                except HfgdError as error:
+                    raise ValueError(str(error)) from error
+        facts = cls.model_validate(values)
+        try:
+            _ = facts.class_set
+        except HfgdError as error:
+            raise ValueError(str(error)) from error
+        return facts

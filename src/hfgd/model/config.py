@@ -5,9 +5,8 @@ from typing import Any
 from pydantic import Field
 
 from hfgd.data.classes import ClassSet, Rgb
-from hfgd.geometry import Size
-from hfgd.model.spec import ModelSpec
-from hfgd.values import Branch, Line, Spec
+from hfgd.model.spec import Channel, ModelSpec, Scale
+from hfgd.values import Branch, Line, Side, Spec
 
 FORMAT = 2  # 1: the whole recipe stood in the file
 
@@ -35,9 +34,9 @@ class ModelConfig(Spec):
     builder: Builder | None = None
     classes: tuple[Line, ...]
     palette: tuple[Rgb, ...]
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    crop: Size = (513, 513)
+    mean: tuple[Channel, Channel, Channel] | None = None
+    std: tuple[Scale, Scale, Scale] | None = None
+    crop: tuple[Side, Side] = (513, 513)
     branch: Branch = "fine"
     licence_of_backbone: Line | None = None
     facts: dict[str, Any] = Field(default_factory=dict)

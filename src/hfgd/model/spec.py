@@ -65,18 +65,43 @@ def _known(kind: str, names: Iterable[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _sane(options: dict[str, Any]) -> dict[str, Any]:
+    """Refuse numbers that no network has: a foreign file could ask for all memory, or all time."""
+    rest: list[tuple[str, Any]] = list(options.items())
+    while rest:
+        key, value = rest.pop()
+        if isinstance(value, dict):
+            rest += value.items()
+        elif isinstance(value, list | tuple):
+            rest += [(key, item) for item in value]
+        elif isinstance(value, int | float) and not abs(value) <= _most(key):
+            raise ValueError(f"{key} is larger than {_most(key):,}, which no network has")
+    return options
+
+
+def _most(key: str) -> int:
+    """The largest number of an option: layers are built one by one."""
+    return MOST_LAYERS if any(word in key for word in ("depth", "layer", "block")) else MOST_WIDE
+
+
+MOST_LAYERS, MOST_WIDE = 256, 16_384
+Channel = Annotated[float, Field(ge=-1000, le=1000)]  # of a mean, in units of the image's values
+Dilation = Annotated[int, Field(gt=0, le=64)]
+Scale = Annotated[float, Field(gt=1e-6, le=1000)]  # of a standard deviation: divided by
+
+
 class BackboneSpec(Spec):
     """See ``hfgd.model.backbones``: TimmPyramid and, for plain ViTs, VitPyramid take exactly these."""
 
     name: str = "resnet50"
     pretrained: bool | str = False
     output_stride: Literal[8, 16, 32] = 32
-    multi_grid: tuple[int, int, int] | None = None
+    multi_grid: tuple[Dilation, Dilation, Dilation] | None = None
     skip_blocks: tuple[int, int, int] | None = None
     bn_momentum: float | None = Field(None, gt=0, le=1)
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    mean: tuple[Channel, Channel, Channel] | None = None
+    std: tuple[Scale, Scale, Scale] | None = None
+    options: Annotated[dict[str, Any], AfterValidator(_sane)] = Field(default_factory=dict)
 
 
 class ModelSpec(Spec):
@@ -92,7 +117,7 @@ class ModelSpec(Spec):
     upsampler: Annotated[str, _known("upsampler", UPSAMPLER_NAMES)] = "sfpn"
     stride: Literal[2, 4] = 4
     guide_stride: Literal[16, 32] | None = None
-    width: int = Field(256, gt=0, multiple_of=4)
+    width: int = Field(256, gt=0, le=4096, multiple_of=4)
     guidance: Guidance = NO_GUIDANCE
     axial_attention: bool = False
     aux_fcn: Literal["none", "joint", "stopped"] = "none"

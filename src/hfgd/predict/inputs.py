@@ -175,6 +175,8 @@ def _in_list(file: str) -> Iterator[Item]:
                     f"'{file}' lists '{place}', which is no image; give folders and archives as "
                     "inputs of their own."
                 )
+            if "\0" in place:
+                raise HfgdError(f"'{file}' has a line with NUL, which no path holds.")
             before += 1
             inside = _inside(place.partition("://")[2] if is_address(place) else place)
             yield Item(place if is_address(place) else os.path.join(here, place), inside)
@@ -206,7 +208,7 @@ def _is_image(path: str) -> bool:
 
 def _inside(name: str) -> str:
     """A relative path that leads out of nothing, from whatever an archive or a list says."""
-    parts = PurePosixPath(name.replace("\\", "/").replace(":", "_")).parts
+    parts = PurePosixPath(name.replace("\\", "/").replace(":", "_").replace("\0", "_")).parts
     return "/".join(part for part in parts if part not in ("..", "/"))
 
 

@@ -142,7 +142,7 @@ class Folder:
         try:
             written = os.stat(self.path(name)).st_mtime_ns
             return is_address(source) or written >= os.stat(source).st_mtime_ns
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:  # none there, or a name that is too long: writing it says so
             return False
 
     def remove(self, name: str) -> None:

@@ -163,11 +163,12 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
-def find_recipe(name: str) -> Recipe:
+def find_recipe(name: str, above: tuple[Path, ...] = ()) -> Recipe:
     """The recipe of a name, a table's row ('table3/full'), or a YAML file.
 
     A file holds ``base: NAME`` and what differs, or a whole recipe. Raises HfgdError for an unknown
-    name and for a file that is no recipe, naming the key.
+    name, for a file that is no recipe, naming the key, and for one that is its own base. ``above``:
+    the files that lead here by their ``base``.
     """
     if name in RECIPES:
         return RECIPES[name]()
@@ -178,10 +179,13 @@ def find_recipe(name: str) -> Recipe:
         raise unknown("recipe", name, [*RECIPES, *ROWS])
     if not path.is_file():
         raise HfgdError(f"there is no recipe file '{name}'.")
+    here = path.resolve()
+    if here in above:
+        raise HfgdError(f"recipe '{name}' is its own base; give 'base:' another recipe.")
     content = read_recipe_yaml(path)
     base = content.pop("base", None)
     if base is not None:
-        below = find_recipe(str(base)).model_dump(mode="json")
+        below = find_recipe(str(base), (*above, here)).model_dump(mode="json")
         given = content.get("loss")
         content = merge(below, {"name": path.stem} | content)
         old = isinstance(given, dict) and "aux" in given and "region" not in given

@@ -1,6 +1,5 @@
 """AOTInductor's packages: machine code of the network, for this kind of CPU, run by torch."""
 
-import json
 import platform
 import zipfile
 from collections.abc import Mapping
@@ -9,8 +8,10 @@ from typing import Any
 
 import numpy.typing as npt
 
+from hfgd.data.archive import BROKEN_ZIP, read_bounded
 from hfgd.errors import HfgdError
 from hfgd.export.sessions.base import missing, only_fp32, unreadable
+from hfgd.parse import parse_json
 from hfgd.values import Precision
 
 FACTS = "extra/hfgd.json"  # below the package's own top folder
@@ -29,9 +30,14 @@ class Pt2Session:
         try:
             with zipfile.ZipFile(path) as package:
                 names = [name for name in package.namelist() if name.endswith(FACTS)]
-                self.properties = json.loads(package.read(names[0])) if names else {}
-        except (zipfile.BadZipFile, ValueError, OSError) as error:
+                content = read_bounded(package, names[0], f"{path}:{names[0]}") if names else b"{}"
+                found = parse_json(content.decode(), f"'{path}'")
+        except (*BROKEN_ZIP, HfgdError) as error:
             raise unreadable(path, "AOTInductor package", error) from error
+        texts = isinstance(found, dict) and all(isinstance(v, str) for v in found.values())
+        if not texts:
+            raise unreadable(path, "AOTInductor package", ValueError("its facts are no texts"))
+        self.properties = found
         machine = self.properties.get("machine", platform.machine())
         if machine != platform.machine():
             raise HfgdError(
