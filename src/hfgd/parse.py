@@ -155,7 +155,7 @@ def _refused(why: str, mark: Any) -> yaml.YAMLError:
 
 def _refuse_deep(value: Any, name: str) -> None:
     level = [value]
-    for _ in range(DEPTH + 1):
+    for _ in range(DEPTH):
         level = [item for box in level for item in _items(box) if isinstance(item, list | dict)]
         if not level:
             return

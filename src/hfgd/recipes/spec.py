@@ -176,7 +176,9 @@ def parse_overrides(settings: Sequence[str]) -> dict[str, Any]:
         key, separator, text = setting.partition("=")
         if not separator or not key.strip():
             raise HfgdError(f"--set takes key=value, for example optim.lr=0.02, not '{setting}'.")
-        overrides[key.strip()] = parse_yaml(text, f"--set {key.strip()}: '{text[:80]}'")
+        overrides[key.strip()] = parse_yaml(
+            text, f"--set {key.strip()}: '{' '.join(text.split())[:80]}'"
+        )
     return overrides
 
 
