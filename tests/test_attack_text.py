@@ -71,8 +71,8 @@ def test_honest_yaml_is_as_pyyaml_reads_it():
         "big: 123456789012345678901234567890\nfloat: -1.5e-300\nnone: ~\nyes: true\n"
     )
     assert parse_yaml(text, "x") == yaml.safe_load(text)
-    ids = "".join(f"{i}: road\n" for i in range(20_000))  # every id of a 16-bit label, nearly
-    assert len(parse_yaml(ids, "x")) == 20_000
+    ids = "".join(f"{i}: road\n" for i in range(5_000))
+    assert len(parse_yaml(ids, "x")) == 5_000
 
 
 JSON = {
@@ -91,7 +91,7 @@ JSON = {
 @pytest.mark.parametrize("case", JSON)
 def test_bad_json_is_one_sentence(case):
     text, words = JSON[case]
-    with pytest.raises(HfgdError, match="^here ") as refused:
+    with pytest.raises(HfgdError, match=r"^here ") as refused:
         parse_json(text, "here")
     assert words in str(refused.value)
 

@@ -107,11 +107,7 @@ class Categories:
 
     def of(self, number: Any, place: str) -> int:
         """The class index of a category id."""
-        if (
-            not isinstance(number, int | float)
-            or isinstance(number, bool)
-            or number not in self.index
-        ):
+        if not isinstance(number, int) or isinstance(number, bool) or number not in self.index:
             raise HfgdError(
                 f"{place}: the category_id {shown(number)} is not in 'categories' (known: "
                 f"{', '.join(map(str, sorted(self.index)[:12]))}); add it, or mend the annotation."
