@@ -120,13 +120,13 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             node = super().compose_node(parent, index)
             if id(node) not in self._sizes:
                 raise _refused("an alias stands inside of what it names", mark)
             self._count(self._sizes[id(node)], mark)
             return node
-        mark, before = self.peek_event().start_mark, self._values
+        mark, before = self.peek_event().start_mark, self._values  # type: ignore[no-untyped-call]
         self._depth += 1
         if self._depth > DEPTH:
             raise _refused(f"there are more than {DEPTH} lists inside one another", mark)
