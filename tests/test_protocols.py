@@ -16,7 +16,7 @@ from hfgd.evaluation.boundary import boundary_counts, boundary_pixels
 from hfgd.evaluation.compare import bootstrap, differences, telling_images, titles
 from hfgd.evaluation.evaluate import Tally
 from hfgd.geometry import Frame, Grid
-from hfgd.inference.passes import label_image
+from hfgd.inference.passes import label_image, reduce_image
 from hfgd.inference.protocol import MF_SCALES, PROTOCOLS, Protocol, find_protocol
 from hfgd.model.network import evaluating
 from hfgd.resample import resize
@@ -121,6 +121,23 @@ def test_labels_equal_the_obvious_implementation(model, case, strip, monkeypatch
     assert clear.float().mean() > 0.98
     assert torch.equal(labels.long()[clear], expected.argmax(0)[clear])
     assert len(labels.unique()) > 1
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_probabilities_equal_the_obvious_implementation(model, case):
+    """The softmax of the scores is that of the mean logits, or the mean of the probabilities."""
+    corners = model.backbone.grid is Grid.CORNERS
+    protocol = CASES[case]
+    double = 1.99 if corners else 2.0  # sizes on the grid
+    scales = tuple(double if scale == 2 else scale for scale in protocol.scales)
+    protocol = protocol.model_copy(update={"scales": scales})
+    image = torch.rand(1, 3, 97, 129) if corners else torch.rand(1, 3, 96, 128)
+    with evaluating(model):
+        expected = obvious(model, image, protocol)
+        scores = reduce_image(model, image, model.grid, protocol, "fine", lambda _, s: s.clone())
+    if protocol.average == "logits":
+        expected = expected.softmax(0)
+    torch.testing.assert_close(scores.softmax(-1).permute(2, 0, 1), expected, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(97, 131), (33, 500), (50, 33), (40, 41)])

@@ -2,8 +2,9 @@
 
 Logits stay at the network's own resolution; they are brought to the image's size a strip of rows at
 a time and, where there is one pass and one window, reduced to labels at once. Otherwise they are
-added into ONE accumulator (H, W, K), whatever the number of windows, scales and flips. It is made
-after the largest scale's passes, whose logits wait at the network's resolution.
+added into ONE accumulator (H, W, K), whatever the number of windows, scales and flips, and divided by
+the number of passes. It is made after the largest scale's passes, whose logits wait at the network's
+resolution.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from hfgd.resample import Axis, band_values, resize, strips, window_axis
 from hfgd.values import Branch
 
 Reduce = Callable[[slice, Tensor], Tensor]
+TINY = torch.finfo(torch.float32).tiny  # the least probability that has a logarithm
 
 
 class Held(NamedTuple):
@@ -59,8 +61,8 @@ def reduce_image(
 ) -> Tensor:
     """What ``reduce`` makes of every pixel's scores, (H, W, …); otherwise as ``label_image``.
 
-    It is given rows of the image and scores (rows, W, K) fp32, some rows at a time: logits, or
-    logarithms of probabilities where those are averaged. Softmax makes probabilities of both.
+    It is given rows of the image and scores (rows, W, K) fp32, some rows at a time: the mean of the
+    passes' logits, or the logarithm of their mean probability. Softmax makes probabilities of both.
     """
     size = (image.shape[-2], image.shape[-1])
     # the largest passes come first: what they need of memory is given back before there is a total
@@ -98,9 +100,9 @@ def reduce_image(
     results = []
     for start in range(0, size[0], rows_at_once):
         part = slice(start, min(start + rows_at_once, size[0]))
-        scores = total[part]
+        scores = total[part].div_(len(passes))
         if protocol.average == "probs" and reduce is not best_class:  # whose order it keeps
-            scores = scores.log()
+            scores = scores.clamp_min_(TINY).log_()  # 0 would become -inf, and 0 * -inf is no number
         results.append(reduce(part, scores))
     return torch.cat(results)
 
