@@ -145,10 +145,15 @@ def test_backbones_that_cannot_be_are_refused_in_a_sentence(kwargs, words):
         TimmPyramid(**kwargs)
 
 
-def test_multi_grid_multiplies_the_dilation_of_stage_4():
-    backbone = TimmPyramid("resnet50", multi_grid=(1, 2, 4))
-    assert [block.conv2.dilation[0] for block in backbone.net.layer4] == [1, 2, 4]
-    assert backbone(torch.rand(1, 3, 65, 65))[-1].shape[-2:] == (3, 3)
+@pytest.mark.parametrize(
+    ("stride", "dilations"), [(32, [1, 2, 4]), (16, [2, 4, 8]), (8, [4, 8, 16])]
+)
+def test_multi_grid_multiplies_the_dilation_of_stage_4(stride, dilations):
+    """The authors' ResNet-50, block by block; timm alone dilates the first block half as much."""
+    backbone = TimmPyramid("resnet50", output_stride=stride, multi_grid=(1, 2, 4))
+    assert [block.conv2.dilation[0] for block in backbone.net.layer4] == dilations
+    assert [block.conv2.padding[0] for block in backbone.net.layer4] == dilations
+    assert backbone(torch.rand(1, 3, 65, 65))[-1].shape[-2:] == (64 // stride + 1,) * 2
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ import torch
 from hfgd.ablate import ablate, find_rows, markdown
 from hfgd.checkpoint import load_model
 from hfgd.cli.show import costs_of_table_9
+from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
+from hfgd.model import build
 from hfgd.model.spec import GUIDANCE
 from hfgd.model.upsamplers.smp import SMP
-from hfgd.recipes import ROWS, TABLES, find_recipe, toy
+from hfgd.recipes import RECIPES, ROWS, TABLES, find_recipe, toy
 from hfgd.recipes.tables import HFGM, PAPER_GMACS
 from hfgd.training.fit import fit
 
@@ -130,8 +132,45 @@ def test_settings_follow_the_paper():
     assert best.model.backbone.options == {"drop_path_rate": 0.3}
     assert find_recipe("table14/hfgd_os2").train.batch_size == 32
     assert find_recipe("table15/hfgd").augment.crop == (640, 640)
-    assert find_recipe("table8/deeplabv3plus").model.backbone.multi_grid == (1, 2, 4)
     assert find_recipe("table2/scratch_180k").model.backbone.pretrained is False
+
+
+def test_multi_grid_is_on_in_every_resnet_50_row_and_off_in_the_named_recipes():
+    for name, row in ROWS.items():
+        on = row.backbone.name == "resnet50"
+        assert row.recipe().model.backbone.multi_grid == ((1, 2, 4) if on else None), name
+    for name in RECIPES:
+        assert find_recipe(name).model.backbone.multi_grid is None, name
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),  # decoder, encoder and tokens of the authors' code, on ResNet-50
+    [
+        ("table1/identity", 33_216_763 - 23_631_808),
+        ("table1/aspp", 39_182_075 - 23_631_808),
+        ("table1/sa", 35_788_923 - 23_631_808),
+        ("table1/sa_d8", 35_788_923 - 23_631_808),
+        ("table1/sa_car", 33_954_427 - 23_631_808),
+        ("table4/sa_car", 33_954_427 - 23_631_808),
+        ("table9/sa_car_d8", 33_954_427 - 23_631_808),
+        ("table1/ocr", 48_526_454),
+        ("table1/ocr_d8", 48_526_454),
+    ],
+)
+def test_heads_of_the_rows_without_an_upsampler_are_the_authors(name, parameters):
+    row = ROWS[name]
+    spec = row.recipe().model.with_backbone(pretrained=False)
+    with torch.device("meta"):
+        model = build(spec, ClassSet.numbered(row.setup.classes))
+    whole, below = (sum(p.numel() for p in m.parameters()) for m in (model, model.backbone))
+    assert whole - below == parameters
+
+
+def test_rows_with_an_upsampler_or_cae_are_256_wide():
+    for name, row in ROWS.items():
+        model = row.recipe().model
+        if model.upsampler != "none" or model.encoder == "cae":
+            assert model.width == 256, name
 
 
 # ---- cost -----------------------------------------------------------------------------------

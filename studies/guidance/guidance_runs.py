@@ -40,6 +40,7 @@ Cell = tuple[str, str, dict[str, Any]]
 SIZE = (432, 324)
 BASE: dict[str, Any] = {
     "model.backbone.bn_momentum": None,
+    "model.backbone.multi_grid": None,
     "model.width": 64,
     "optim.name": "adamw",
     "optim.weight_decay": 0.01,

@@ -18,9 +18,12 @@ PLAIN = OptimSpec(name="sgd", lr=0.01, weight_decay=1e-4)
 ADVANCED = OptimSpec(name="adamw", lr=4e-5, weight_decay=0.05)
 PAPER_LOSS = LossSpec(normalise="all")  # the authors' cross-entropy: mean over all pixels
 
-RESNET50 = BackboneSpec(name="resnet50", pretrained=True, bn_momentum=3e-4)
-RESNET50_D8 = RESNET50.model_copy(update={"output_stride": 8, "multi_grid": (1, 2, 4)})
-SCRATCH = BackboneSpec(name="resnet50")
+MULTI_GRID = (1, 2, 4)  # always on in the authors' ResNet-50
+RESNET50 = BackboneSpec(
+    name="resnet50", pretrained=True, bn_momentum=3e-4, multi_grid=MULTI_GRID
+)
+RESNET50_D8 = RESNET50.model_copy(update={"output_stride": 8})
+SCRATCH = BackboneSpec(name="resnet50", multi_grid=MULTI_GRID)
 CONVNEXT_LARGE = BackboneSpec(
     name="convnext_large.fb_in22k", pretrained=True, options={"drop_path_rate": 0.3}
 )
@@ -38,6 +41,12 @@ HFGM: dict[str, Any] = {"guidance": GUIDANCE, "axial_attention": True}
 HFGD: dict[str, Any] = {"encoder": "cae", "upsampler": "u_sfpn", **HFGM}
 FCN: dict[str, Any] = {"encoder": "identity", "upsampler": "none"}
 SEMANTIC_FPN: dict[str, Any] = {"encoder": "identity", "upsampler": "sfpn"}
+WIDE = ("ocr", "sa", "sa_car")  # encoders that are 512 wide where no upsampler follows
+
+
+def _alone(encoder: str) -> dict[str, Any]:
+    """An encoder without an upsampler, at the width of the authors' head."""
+    return {"encoder": encoder, "upsampler": "none", "width": 512 if encoder in WIDE else 256}
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,7 @@ def _table1() -> list[Row]:
     }
     rows = []
     for encoder, (plain, dilated, sfpn) in numbers.items():
-        no_upsampler = {"encoder": encoder, "upsampler": "none"}
+        no_upsampler = _alone(encoder)
         rows += [
             _row(f"table1/{encoder}", f"{encoder}, stride 32", plain, no_upsampler),
             _row(
@@ -168,10 +177,7 @@ def _table4() -> list[Row]:
     numbers = {"sa_car": (47.18, 48.51, 50.00), "cae": (47.35, 48.76, 50.28)}
     rows = []
     for encoder, (plain, sfpn, hfgm) in numbers.items():
-        none, up = (
-            {"encoder": encoder, "upsampler": "none"},
-            {"encoder": encoder, "upsampler": "sfpn"},
-        )
+        none, up = _alone(encoder), {"encoder": encoder, "upsampler": "sfpn"}
         rows += [
             _row(f"table4/{encoder}", f"{encoder}, stride 32", plain, none),
             _row(f"table4/{encoder}_sfpn", f"{encoder}, SFPN", sfpn, up),
@@ -288,7 +294,7 @@ ROWS: dict[str, Row] = {
             "table9/sa_car_d8",
             "SA (CAR), dilated to stride 8",
             50.50,
-            {"encoder": "sa_car", "upsampler": "none"},
+            _alone("sa_car"),
             RESNET50_D8,
         ),
         _row("table9/sfpn", "SemanticFPN", 47.14, SEMANTIC_FPN),

@@ -58,7 +58,7 @@ class TimmPyramid(Backbone):
         )
         self.net, self.nhwc, self.name = net, nhwc, name
         if multi_grid is not None:
-            _set_multi_grid(net, name, multi_grid)
+            _set_multi_grid(net, name, multi_grid, 32 // output_stride)
         if bn_momentum is not None:
             for module in net.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -92,16 +92,20 @@ def _create(
     return make_net(name, pretrained, options, maps)
 
 
-def _set_multi_grid(net: nn.Module, name: str, factors: tuple[int, int, int]) -> None:
-    """Multiply the dilation of the 3×3 convolutions in a ResNet's stage 4, block by block."""
+def _set_multi_grid(
+    net: nn.Module, name: str, factors: tuple[int, int, int], dilation: int
+) -> None:
+    """Dilate the 3×3 convolutions in a ResNet's stage 4 by ``dilation`` times a factor a block.
+
+    All blocks start from one ``dilation``: timm dilates the first block only half as much.
+    """
     blocks = list(getattr(net, "layer4", ()))
     if len(blocks) != len(factors):
         raise HfgdError(
             f"multi_grid sets the three blocks of a ResNet's stage 4, and backbone '{name}' has "
-            "no such stage; leave model.backbone.multi_grid out."
+            "no such stage; use model.backbone.multi_grid=null."
         )
     for block, factor in zip(blocks, factors, strict=True):
         for conv in (m for m in block.modules() if isinstance(m, nn.Conv2d)):
             if conv.kernel_size == (3, 3):
-                dilation = conv.dilation[0] * factor
-                conv.dilation = conv.padding = (dilation, dilation)
+                conv.dilation = conv.padding = (dilation * factor, dilation * factor)
