@@ -1,4 +1,4 @@
-"""Confidence does not grow with the number of passes: everything that reads scores, under each protocol."""
+"""Confidence does not grow with the number of passes: everything that reads scores."""
 
 import math
 

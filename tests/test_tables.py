@@ -12,7 +12,7 @@ from hfgd.checkpoint import load_model
 from hfgd.cli.show import costs_of_table_9
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
-from hfgd.model import build
+from hfgd.model.build import build
 from hfgd.model.spec import GUIDANCE
 from hfgd.model.upsamplers.smp import SMP
 from hfgd.recipes import RECIPES, ROWS, TABLES, find_recipe, toy
@@ -132,7 +132,11 @@ def test_settings_follow_the_paper():
     assert best.model.backbone.options == {"drop_path_rate": 0.3}
     assert find_recipe("table14/hfgd_os2").train.batch_size == 32
     assert find_recipe("table15/hfgd").augment.crop == (640, 640)
+    assert find_recipe("table14/hfgd_os2").paper == {"test": 83.3}  # of no stated protocol
     assert find_recipe("table2/scratch_180k").model.backbone.pretrained is False
+    swin = find_recipe("table6/swin_u_sfpn")
+    assert (swin.optim, swin.augment.colours) == (plain.optim, "plain")
+    assert swin.model.backbone.options == {"drop_path_rate": 0.3}  # the authors' network
 
 
 def test_multi_grid_is_on_in_every_resnet_50_row_and_off_in_the_named_recipes():

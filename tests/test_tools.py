@@ -377,6 +377,28 @@ def test_synchronised_norms_keep_their_activations():
     assert model.state_dict().keys() == keys
 
 
+def test_one_line_says_where_norms_see_less_than_the_batch(folder, tmp_path, capsys):
+    from hfgd.model import BackboneSpec
+    from hfgd.recipes.spec import TrainSpec
+    from hfgd.training.module import seen_by_norms, with_synchronised_norms
+
+    spec = ModelSpec(backbone=BackboneSpec(name="test_resnet"), width=16)
+    model = build(spec, ClassSet.numbered(3))
+    whole = TrainSpec(batch_size=16)
+    assert seen_by_norms(model, whole, 1) is None
+    line = seen_by_norms(model, whole, 4)
+    assert line.startswith("batch norms take their statistics of 4 images of the 16 of a batch")
+    assert "synchronised on GPUs only" in line
+    parts = TrainSpec(batch_size=16, accumulate=2)
+    assert "of 8 images of the 16 of a batch (train.accumulate 2)" in seen_by_norms(model, parts, 1)
+    assert seen_by_norms(model, TrainSpec(batch_size=16, freeze=("batch_norm",)), 4) is None
+    assert seen_by_norms(with_synchronised_norms(model), whole, 4) is None
+    assert seen_by_norms(nn.Conv2d(3, 3, 1), whole, 4) is None
+    short = {"train.iterations": 1, "train.accumulate": 2}
+    fit(recipe(folder, **short), tmp_path / "run")
+    assert "statistics of 1 images of the 2 of a batch" in capsys.readouterr().err
+
+
 def test_dense_then_strided_is_the_strided_convolution():
     torch.manual_seed(0)
     network = nn.Sequential(

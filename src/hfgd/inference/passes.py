@@ -102,7 +102,9 @@ def reduce_image(
         part = slice(start, min(start + rows_at_once, size[0]))
         scores = total[part].div_(len(passes))
         if protocol.average == "probs" and reduce is not best_class:  # whose order it keeps
-            scores = scores.clamp_min_(TINY).log_()  # 0 would become -inf, and 0 * -inf is no number
+            scores = scores.clamp_min_(
+                TINY
+            ).log_()  # 0 would become -inf, and 0 * -inf is no number
         results.append(reduce(part, scores))
     return torch.cat(results)
 

@@ -39,12 +39,12 @@ from hfgd.model.config import ModelConfig
 from hfgd.model.network import Network
 from hfgd.parallel.device import pick_device, use_fast_matmuls
 from hfgd.parallel.rank import is_main, launched
-from hfgd.progress import Progress, format_duration
+from hfgd.progress import Progress, format_duration, say
 from hfgd.recipes.spec import Recipe, TrainSpec
 from hfgd.training.callbacks import Average, Checkpoints, Logs, Validation
 from hfgd.training.failures import explained, read_iteration
 from hfgd.training.finetune import start_from
-from hfgd.training.module import LitSegmenter, with_synchronised_norms
+from hfgd.training.module import LitSegmenter, seen_by_norms, with_synchronised_norms
 from hfgd.training.profile import Profile
 from hfgd.training.run_folder import RunFolder
 from hfgd.training.stop import Interrupted, Stop, Terminated
@@ -221,6 +221,9 @@ class Job:
         stop = Stop()
         if world > 1 and torch.cuda.is_available():
             network = with_synchronised_norms(network)
+        seen = seen_by_norms(network, settings, world)
+        if seen is not None:
+            say(seen)
         module = LitSegmenter(network, self.recipe)
         average = None if settings.ema is None else Average(network, settings.ema, start)
         answer = network if average is None else average.network

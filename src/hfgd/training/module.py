@@ -16,7 +16,7 @@ from hfgd.errors import HfgdError, TrainingStopped
 from hfgd.losses.terms import loss_terms
 from hfgd.model.network import Network
 from hfgd.parallel.processes import summed
-from hfgd.recipes.spec import Recipe
+from hfgd.recipes.spec import Recipe, TrainSpec
 from hfgd.training.optim import make_optimiser, poly_schedule, rate_scales
 
 N = TypeVar("N", bound=Network)
@@ -197,3 +197,21 @@ def with_synchronised_norms(network: N) -> N:
     """Batch norms that take their statistics over all processes (timm's keep their activations)."""
     converted: N = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     return converted
+
+
+def seen_by_norms(network: nn.Module, settings: TrainSpec, world: int) -> str | None:
+    """One line where batch norms take their statistics of less than the batch; otherwise None."""
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms or "batch_norm" in settings.freeze:
+        return None
+    synchronised = any(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    images = settings.batch_size // settings.accumulate // (1 if synchronised else world)
+    if images == settings.batch_size:
+        return None
+    why = [] if settings.accumulate == 1 else [f"train.accumulate {settings.accumulate}"]
+    if world > 1 and not synchronised:
+        why.append(f"{world} processes, whose norms are synchronised on GPUs only")
+    return (
+        f"batch norms take their statistics of {images} images of the {settings.batch_size} of a "
+        f"batch ({', '.join(why)})"
+    )
