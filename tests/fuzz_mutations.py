@@ -171,7 +171,8 @@ def mutate_text(rng, data):
     lines[at] = " ".join(words).replace(" , ", ",")
     if rng.random() < 0.2:
         lines += [lines[at]] * rng.choice([1, 3, 1000])
-    return "\n".join(lines).encode(errors="surrogateescape" if rng.random() < 0.5 else "replace")
+    text = "\n".join(lines)
+    return text.encode(errors=rng.choice(["surrogatepass", "backslashreplace"]))
 
 
 def mutate_zip(rng, data):

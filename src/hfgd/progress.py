@@ -59,6 +59,7 @@ class Progress:
 
     def update(self, done: int, details: str = "", say: bool = False) -> None:
         """``done`` of the total is done; ``say`` prints a plain line whatever the time."""
+        details = one_line(details)
         if self._bar is not None:
             self._bar.update(self._task, total=self.total, completed=done, details=details)
             return

@@ -2,19 +2,18 @@
 
 import errno
 import os
-import re
 import sys
 
 from hfgd.files import is_disk_full
+from hfgd.text import one_line
 
-CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 LONGEST = 2000  # letters of a message
 UNEXPECTED = 70  # as sysexits.h calls it: an error in the program itself
 
 
 def printable(message: str) -> str:
-    """A message without control characters, which foreign names bring, and not longer than a page."""
-    message = CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", message)
+    """A message on one line, whatever foreign names are in it, and not longer than a page."""
+    message = one_line(message)
     if len(message) > LONGEST:
         message = f"{message[: LONGEST - 500]} … {message[-490:]}"  # its end says what to do
     return message
@@ -35,7 +34,7 @@ def sentence_of(error: Exception) -> str | None:
     return None
 
 
-def report(error: Exception) -> str:
+def report(error: Exception) -> tuple[str, str]:
     """Two lines for an error that hfgd did not foresee; the traceback goes into a file."""
     import tempfile
     import traceback
@@ -57,6 +56,6 @@ def report(error: Exception) -> str:
             print(text, file=sys.stderr)
     said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return (
-        f"unexpected error in hfgd {__version__} ({said});\n"
-        f"the traceback is {place}, please report it."
+        f"unexpected error in hfgd {__version__} ({said});",
+        f"the traceback is {place}, please report it.",
     )

@@ -18,7 +18,6 @@ from hfgd.cli.serve import serve
 from hfgd.cli.share import card, push
 from hfgd.errors import HfgdError
 from hfgd.parallel.lifetime import end_with_starter
-from hfgd.text import one_line
 
 app = typer.Typer(
     name="hfgd",
@@ -456,15 +455,16 @@ def main() -> None:
         sentence = sentence_of(error)
         if sentence is not None:
             _fail(sentence, 2)
-        _fail(report(error), UNEXPECTED)
+        what, where = report(error)
+        _fail(what, UNEXPECTED, where)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int, *more: str) -> None:
     message = printable(message)
     if "TORCHELASTIC_ERROR_FILE" in os.environ:  # one of several processes
         from hfgd.parallel.launch import first_to_say
 
         if not first_to_say(message):
             sys.exit(code)
-    print(f"hfgd: {one_line(message)}", file=sys.stderr)
+    print(f"hfgd: {message}", *more, sep="\n", file=sys.stderr)
     sys.exit(code)
