@@ -12,9 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from hfgd.errors import HfgdError, unknown
 from hfgd.geometry import Grid, Size, Spans
 from hfgd.parse import read_yaml
-from hfgd.values import Spec
-
-Positive = Annotated[int, Field(gt=0)]
+from hfgd.values import Side, Spec
 
 
 class Protocol(Spec):
@@ -27,13 +25,13 @@ class Protocol(Spec):
     """
 
     name: str = "ss"
-    window: tuple[Positive, Positive] | None = None
-    stride: tuple[Positive, Positive] | None = None
-    scales: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0,), min_length=1)
+    window: tuple[Side, Side] | None = None
+    stride: tuple[Side, Side] | None = None
+    scales: tuple[Annotated[float, Field(gt=0, le=16)], ...] = Field((1.0,), min_length=1)
     flip: bool = False
     average: Literal["logits", "probs"] = "logits"
-    short_side: int | None = Field(None, gt=0)
-    window_batch: int = Field(4, gt=0)
+    short_side: Side | None = None
+    window_batch: int = Field(4, gt=0, le=4096)
 
     @model_validator(mode="after")
     def _sees_every_pixel(self) -> "Protocol":
