@@ -18,9 +18,10 @@ from hfgd.data import export as exporting
 from hfgd.data.archive import Packed
 from hfgd.data.formats.labelme import _mask
 from hfgd.data.formats.supervisely import decode_bitmap
-from hfgd.data.images import FORMATS, open_image, read_header, read_image, read_label
+from hfgd.data.images import FORMATS, open_image, read_header, read_image
 from hfgd.data.import_files import Rules
 from hfgd.data.importer import import_data
+from hfgd.data.label_files import read_label
 from hfgd.data.open import open_dataset
 from hfgd.data.prepare import prepare
 from hfgd.errors import HfgdError

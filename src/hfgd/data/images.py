@@ -1,29 +1,51 @@
-"""Reading image and label files, with one clear sentence for a file that cannot be read."""
+"""Reading image files, with one clear sentence for a file that cannot be read."""
 
 import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
+from PIL.TiffImagePlugin import (
+    IMAGELENGTH,
+    IMAGEWIDTH,
+    SAMPLESPERPIXEL,
+    TiffImageFile,
+)
 
 from hfgd.data.archive import Source, files_below, opened
+from hfgd.data.deep import mend_tiff, refuse_deep, scaling, unread_tiff
 from hfgd.errors import HfgdError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 # all that is ever decoded, whatever a file is called: Pillow knows others that start a program
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
-DEEP = ("I", "F", "I;16", "I;16B", "I;16L")  # modes with more than 8 bits a channel
 EXIF_ORIENTATION = 0x0112
+# EXIF orientation → what turns the stored image upright (PIL's exif_transpose does the same)
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SUBFILE = 254  # TIFF: what a page is
+_SMALLER_OR_MASK = 0b101  # bits of it: an overview of another page, a transparency mask
+EXTRAS = {  # what is not read of an image, as a sentence says it
+    "pages": "several pages or frames; only the first one is read",
+    "bands": "further bands; only red, green and blue, or the one grey band, are read",
+    "alpha": "an alpha channel; it is not used",
+}
 Pixels = npt.NDArray[np.uint8]
-Ids = npt.NDArray[Any]  # whole numbers
 T = TypeVar("T")
 # what PIL raises for damaged files, beside its own UnidentifiedImageError, an OSError
 BROKEN = (
@@ -43,7 +65,9 @@ def open_image(file: "str | Path | IO[bytes]", formats: tuple[str, ...] = FORMAT
     Every image that hfgd reads is opened here, since Pillow alone decides by the content: it gives
     a PostScript file called photo.png to Ghostscript, which runs it.
     """
-    return Image.open(file, formats=formats)
+    image = Image.open(file, formats=formats)
+    mend_tiff(image)
+    return image
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -61,10 +85,36 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def read_image(source: "str | Source | Image.Image | np.ndarray") -> Pixels:
+class UnreadTiff(HfgdError):
+    """A sound TIFF of more bands or other numbers than PIL reads."""
+
+
+@dataclass
+class Met:
+    """What a file holds besides the pixels that are read.
+
+    ``extras``: keys of ``EXTRAS``. ``orientation``: of EXIF, 1 where nothing was turned.
+    """
+
+    extras: list[str] = field(default_factory=list)
+    orientation: int = 1
+
+
+def describe_extras(extras: Iterable[str], total: int, things: str) -> list[str]:
+    """A sentence for each kind of extra: how many of ``total`` images have it, and what is used."""
+    counts = Counter(extras)
+    return [
+        f"{counts[kind]:,} of {total:,} {things} have {what}"
+        for kind, what in EXTRAS.items()
+        if counts[kind]
+    ]
+
+
+def read_image(source: "str | Source | Image.Image | np.ndarray", met: Met | None = None) -> Pixels:
     """An image as (H, W, 3) uint8 RGB, turned upright by its EXIF orientation.
 
-    Raises HfgdError for a missing, truncated or foreign file, and for an array of another form.
+    ``met`` gets what the file holds besides. Raises HfgdError for a missing, truncated or foreign
+    file, and for an array of another form.
     """
     if isinstance(source, np.ndarray):
         if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
@@ -74,35 +124,36 @@ def read_image(source: "str | Source | Image.Image | np.ndarray") -> Pixels:
             )
         return source
     if isinstance(source, Image.Image):
-        return _rgb(source, "the given image")
+        return _rgb(source, "the given image", met)
     path = Path(source) if isinstance(source, str) else source
-    return _read(path, "image", lambda image: _rgb(image, f"image '{source}'"))
+    return read_file(path, "image", lambda image: _rgb(image, f"image '{source}'", met, path))
 
 
-def read_label(path: Source, colours: bool) -> Ids:
-    """The raw values of a label file (H, W): ids, or RGB packed as r·65536 + g·256 + b.
+def extras_of(image: Image.Image) -> list[str]:
+    """The keys of ``EXTRAS`` that hold for an open file, by its header."""
+    extras = ["pages"] if has_more_pages(image) else []
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(SAMPLESPERPIXEL, 1) > len(
+        image.getbands()
+    ):
+        extras.append("bands")
+    return [*extras, "alpha"] if image.has_transparency_data else extras
 
-    Palette PNGs give their palette index, or their colour where ``colours`` is asked for.
-    """
 
-    def values(image: Image.Image) -> Ids:
-        if colours:
-            if image.mode not in ("RGB", "RGBA", "P"):
-                raise HfgdError(
-                    f"label '{path}' holds single values (mode {image.mode}), and the label map "
-                    "lists RGB colours; use ids in label_map or convert the file."
-                )
-            _refuse_deep(image, f"label '{path}'")
-            rgb = np.asarray(image.convert("RGB"), dtype=np.int64)
-            return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
-        if image.mode not in ("L", "P", "I", "I;16", "I;16B", "1"):
-            raise HfgdError(
-                f"label '{path}' is a colour image (mode {image.mode}), and the label map lists "
-                "ids; list its colours in label_map or convert the file to one value a pixel."
-            )
-        return np.asarray(image)  # unsigned, or int32 for mode I
-
-    return _read(path, "label", values)
+def has_more_pages(image: Image.Image) -> bool:
+    """Whether an open file has a second page or frame; overviews and masks of a TIFF are none."""
+    if not isinstance(image, TiffImageFile):
+        return getattr(image, "n_frames", 1) > 1
+    found, number = False, 1
+    try:
+        while not found:
+            image.seek(number)
+            found = not image.tag_v2.get(_SUBFILE, 0) & _SMALLER_OR_MASK
+            number += 1
+    except EOFError:
+        pass
+    image.seek(0)
+    mend_tiff(image)
+    return found
 
 
 class Header(NamedTuple):
@@ -120,44 +171,41 @@ def read_header(path: Source) -> Header:
     def header(image: Image.Image) -> Header:
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
         size = (image.height, image.width)
+        if isinstance(image, TiffImageFile):  # of which PIL gives the size after turning it
+            size = (image.tag_v2[IMAGELENGTH], image.tag_v2[IMAGEWIDTH])
         return Header(image.mode, size, orientation, image.getpalette())
 
-    return _read(path, "image", header)
+    return read_file(path, "image", header)
 
 
-def _rgb(image: Image.Image, name: str) -> Pixels:
-    _refuse_deep(image, name)
+def _rgb(image: Image.Image, name: str, met: Met | None, path: Source | None = None) -> Pixels:
+    refuse_deep(image, name, path)
+    if met is not None:
+        met.extras += extras_of(image)
+        met.orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     return np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
 
 
-def _refuse_deep(image: Image.Image, name: str) -> None:
-    """Refuse what would lose bits. Of 16-bit colours PIL keeps the upper 8 and says nothing, so the
-    file's own header is asked, which a picture has until its pixels are loaded.
-    """
-    deep = image.mode in DEEP
-    if isinstance(image, TiffImageFile):
-        deep |= max(image.tag_v2.get(BITSPERSAMPLE, (8,))) > 8
-    if isinstance(image, PngImageFile) and image.tile:
-        deep |= ";16" in str(image.tile[0][3])  # the raw mode, such as 'RGB;16B'
-    if deep:
-        raise HfgdError(
-            f"{name} has more than 8 bits a channel (mode {image.mode}); convert it to 8-bit RGB."
-        )
-
-
-def _read(path: Source, kind: str, read: Callable[[Image.Image], T]) -> T:
+def read_file(path: Source, kind: str, read: Callable[[Image.Image], T]) -> T:
+    """What ``read`` makes of an open file; raises HfgdError, which calls it a ``kind``."""
     try:
         with open_image(opened(path)) as image:
             return read(image)
     except FileNotFoundError as error:
         raise HfgdError(f"{kind}: there is no file '{path}'.") from error
     except UnidentifiedImageError as error:
+        found = unread_tiff(path)
+        if found is not None:
+            raise UnreadTiff(
+                f"{kind} '{path}' is {found}, which Pillow does not read; convert it to 8-bit RGB"
+                f"{scaling(path)}."
+            ) from error
         raise HfgdError(
             f"{kind} '{path}' is no image that can be read ({', '.join(FORMATS)})."
         ) from error
     except Image.DecompressionBombError as error:  # "Image size (N pixels) exceeds …"
-        found = re.search(r"\((\d+) pixels", str(error))
-        count = f"{int(found[1]):,}" if found else "too many"
+        stated = re.search(r"\((\d+) pixels", str(error))
+        count = f"{int(stated[1]):,}" if stated else "too many"
         raise HfgdError(
             f"{kind} '{path}' has {count} pixels, and at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,} "
             "are read; scale it down, or cut it into tiles."

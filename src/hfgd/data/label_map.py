@@ -7,7 +7,8 @@ import numpy as np
 
 from hfgd.data.archive import Source
 from hfgd.data.classes import IGNORE, ClassSet
-from hfgd.data.images import Ids, Pixels, read_label
+from hfgd.data.images import Pixels
+from hfgd.data.label_files import Ids, read_label
 from hfgd.errors import HfgdError, unknown
 
 _COLOUR = re.compile(r"#([0-9a-f]{6})|\(?(\d{1,3})[,\s]+(\d{1,3})[,\s]+(\d{1,3})\)?", re.IGNORECASE)

@@ -22,11 +22,12 @@ from hfgd.data.archive import Source, list_files, opened, read_bytes
 from hfgd.data.classes import IGNORE
 from hfgd.data.draw import palette_image
 from hfgd.data.export import write_data_yaml
-from hfgd.data.images import Ids, Pixels, read_label
+from hfgd.data.images import Pixels
 from hfgd.data.import_files import writing_into
 from hfgd.data.known import KNOWN
 from hfgd.data.known.coco_stuff import RAW_IDS
 from hfgd.data.known.pascal_context import CLASSES_459, SYNONYMS
+from hfgd.data.label_files import Ids, read_label
 from hfgd.data.rle import decode_mask
 from hfgd.errors import HfgdError, unknown
 from hfgd.files import inside, write_whole

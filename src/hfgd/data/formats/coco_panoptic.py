@@ -24,7 +24,8 @@ from hfgd.data.formats.base import (
 )
 from hfgd.data.formats.coco import Categories, images_of
 from hfgd.data.formats.tree import LOOKED_AT, Tree, clean, split_of_file, without_suffix
-from hfgd.data.images import Pixels, read_label
+from hfgd.data.images import Pixels
+from hfgd.data.label_files import read_label
 from hfgd.errors import HfgdError
 
 

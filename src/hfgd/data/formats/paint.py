@@ -7,23 +7,13 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from hfgd.data.deep import DEEP
 from hfgd.data.formats.base import UNLABELLED, Annotated, Shape
-from hfgd.data.images import DEEP, Header, Pixels, read_header
+from hfgd.data.images import TURNS, Header, Pixels, read_header
 from hfgd.errors import HfgdError
 
 OnOverlap = Literal["last", "first", "smallest"]
 Size = tuple[int, int]
-
-# EXIF orientation → what turns the stored image upright (PIL's exif_transpose does the same)
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass

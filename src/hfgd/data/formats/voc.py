@@ -24,7 +24,8 @@ from hfgd.data.formats.base import (
     read_ids,
 )
 from hfgd.data.formats.tree import Tree, clean, split_of_word
-from hfgd.data.images import Pixels, read_header, read_label
+from hfgd.data.images import Pixels, read_header
+from hfgd.data.label_files import read_label
 from hfgd.data.label_map import LabelMap
 from hfgd.errors import HfgdError
 
