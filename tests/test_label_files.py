@@ -158,8 +158,8 @@ def test_pages_bands_and_transparency_of_a_label(tmp_path):
     Image.merge("LA", [page, page]).save(tmp_path / "clear.png")
     with pytest.raises(HfgdError, match="has transparent pixels, which stand for no class"):
         read_label(tmp_path / "clear.png", colours=False)
+    Image.new("CMYK", (4, 4)).save(tmp_path / "cmyk.tif")
     with pytest.raises(HfgdError, match="is no RGB image"):
-        Image.new("CMYK", (4, 4)).save(tmp_path / "cmyk.tif")
         read_label(tmp_path / "cmyk.tif", colours=True)
 
 

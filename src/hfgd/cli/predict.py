@@ -103,6 +103,8 @@ def predict(
     kinds = ("labels", "overlays") if overlays else ("labels",)
     places = ", ".join(f"{out.rstrip('/')}/{kind}" for kind in kinds)
     print(f"{which}{outcome.done} images labelled{before}: {places}")
+    for warning in outcome.warnings:
+        print(f"{which}warning: {warning}", file=sys.stderr)
     if outcome.failed:
         print(f"{which}{len(outcome.failed)} could not be labelled:", file=sys.stderr)
         for reason in outcome.failed:

@@ -12,8 +12,19 @@ import numpy as np
 from hfgd.data.archive import Source
 from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.data.duplicates import Print, describe, fingerprint, twins
+from hfgd.data.findings import (
+    REMEDY,
+    absent,
+    describe_copies,
+    describe_flat,
+    describe_turned,
+    edge_fit,
+    is_flat,
+    one_class,
+    two_kinds,
+)
 from hfgd.data.folder import PairedFiles
-from hfgd.data.images import read_image
+from hfgd.data.images import TURNS, Met, describe_extras, read_image
 from hfgd.data.label_map import LabelMap
 from hfgd.errors import HfgdError
 
@@ -71,8 +82,10 @@ def check_folder(
         ) -> _Read:
             return _read_pair(images[name], labels[name], data.label_map, len(data.classes))
 
+        found: dict[str, _Read] = {}
         with ThreadPoolExecutor() as pool:
             for name, outcome in zip(names, pool.map(read, names), strict=True):
+                found[name] = outcome
                 if outcome.print is not None:
                     prints[split][name] = outcome.print
                 report.problems += outcome.problems
@@ -84,7 +97,7 @@ def check_folder(
                 done += 1
                 if progress is not None:
                     progress(done, total)
-        _judge(report, data.classes)
+        _judge(report, data, found, prints[split])
         reports.append(report)
     for (one, _), (other, report) in combinations(
         sorted(zip(splits, reports, strict=True), key=_training_first), 2
@@ -101,6 +114,10 @@ class _Read:
     pixels: np.ndarray | None = None
     size: tuple[int, int] | None = None
     print: Print | None = None
+    flat: bool = False
+    met: Met = field(default_factory=Met)
+    label_extras: list[str] = field(default_factory=list)
+    fit: tuple[float, float] | None = None  # as in edge_fit
 
 
 def _check_split(data: PairedFiles, split: str) -> SplitReport:
@@ -121,13 +138,15 @@ def _check_split(data: PairedFiles, split: str) -> SplitReport:
 
 def _read_pair(image_path: Source, label_path: Source, label_map: LabelMap, count: int) -> _Read:
     result = _Read([])
+    pixels = None
     try:
-        pixels = read_image(image_path)  # the whole file: headers can be fine
+        pixels = read_image(image_path, result.met)  # the whole file: headers can be fine
         result.size, result.print = pixels.shape[:2], fingerprint(pixels)
+        result.flat = is_flat(pixels, result.print)
     except HfgdError as error:
         result.problems.append(str(error))
     try:
-        label, strange = label_map.try_load(label_path)
+        label, strange = label_map.try_load(label_path, result.label_extras)
     except HfgdError as error:
         result.problems.append(str(error))
         return result
@@ -140,21 +159,47 @@ def _read_pair(image_path: Source, label_path: Source, label_map: LabelMap, coun
         result.problems.append(
             f"sizes differ: {image_path} is {height}×{width} (height × width), "
             f"{label_path} is {label_height}×{label_width}"
+            + _stored(result.met, height, width, label)
         )
+    elif pixels is not None and result.met.orientation in TURNS:
+        result.fit = edge_fit(pixels, label, result.met.orientation)
     counts = np.bincount(label.ravel(), minlength=IGNORE + 1)
     result.pixels = np.append(counts[:count], counts[IGNORE])
     return result
 
 
-def _judge(report: SplitReport, classes: ClassSet) -> None:
+def _stored(met: Met, height: int, width: int, label: np.ndarray) -> str:
+    """Why sizes differ, where EXIF turns the image and the label is of the image as stored."""
+    if met.orientation in (5, 6, 7, 8) and label.shape == (width, height):
+        return f"; EXIF turns the image, and the label is of the image as stored: {REMEDY}"
+    return ""
+
+
+def _judge(
+    report: SplitReport, data: PairedFiles, found: dict[str, _Read], prints: dict[str, Print]
+) -> None:
     if report.pairs == 0:
         report.problems.append(f"split '{report.split}' has no pair of image and label")
         return
-    absent = [name for name, n in zip(classes.names, report.pixels, strict=False) if n == 0]
-    if absent:
-        report.remarks.append(f"classes that never occur in '{report.split}': {', '.join(absent)}")
+    classes, label_map = data.classes, data.label_map
+    report.remarks += absent(report.pixels, classes, report.split)
     if report.pixels[:-1].sum() == 0:
         report.problems.append(f"split '{report.split}' has no labelled pixel")
+    wrong = one_class(report.pixels, classes, label_map)
+    if wrong is not None:
+        report.problems.append(f"split '{report.split}': {wrong}")
+    counts = [outcome.pixels for outcome in found.values() if outcome.pixels is not None]
+    report.remarks += two_kinds(counts, classes, label_map)
+    extras = [extra for outcome in found.values() for extra in outcome.met.extras]
+    report.remarks += describe_extras(extras, report.pairs, "images")
+    extras = [extra for outcome in found.values() for extra in outcome.label_extras]
+    report.remarks += describe_extras(extras, report.pairs, "labels")
+    turned = {n: one.fit for n, one in found.items() if one.met.orientation in TURNS}
+    problems, remarks = describe_turned(turned, report.pairs)
+    report.problems += problems
+    report.remarks += remarks
+    report.remarks += describe_flat([n for n, one in found.items() if one.flat], report.pairs)
+    report.remarks += describe_copies(prints)
 
 
 def _training_first(split: tuple[str, SplitReport]) -> tuple[bool, str]:

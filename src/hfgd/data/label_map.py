@@ -67,9 +67,16 @@ class LabelMap:
             )
         return label
 
-    def try_load(self, path: Source) -> tuple[Pixels, list[int]]:
-        """The label, IGNORE at values outside the table, and those values in order."""
-        raw: Ids = read_label(path, self.colours)
+    def stores_indices(self, classes: ClassSet) -> bool:
+        """Whether label files hold class indices, and 255 where nothing counts."""
+        return self.table == LabelMap.identity(classes).table and not self.colours
+
+    def try_load(self, path: Source, extras: list[str] | None = None) -> tuple[Pixels, list[int]]:
+        """The label, IGNORE at values outside the table, and those values in order.
+
+        ``extras``: as in ``read_label``.
+        """
+        raw: Ids = read_label(path, self.colours, extras)
         mapped = np.take(self._lookup, raw, mode="clip")
         unknown_here = mapped == _UNKNOWN
         if raw.min(initial=0) < 0:

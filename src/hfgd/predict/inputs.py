@@ -11,7 +11,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from hfgd.data.archive import Packed, paths_below
-from hfgd.data.images import IMAGE_SUFFIXES, Pixels, read_image
+from hfgd.data.images import IMAGE_SUFFIXES, Met, Pixels, read_image
 from hfgd.errors import HfgdError
 from hfgd.files import as_filed
 from hfgd.parse import refuse_special
@@ -53,11 +53,14 @@ class Failed(NamedTuple):
     label: str = ""
 
 
-def read_item(item: Item) -> Pixels:
-    """Its pixels (H, W, 3) uint8 RGB. Raises HfgdError for what cannot be read."""
+def read_item(item: Item, met: Met | None = None) -> Pixels:
+    """Its pixels (H, W, 3) uint8 RGB; ``met`` as in ``read_image``.
+
+    Raises HfgdError for what cannot be read.
+    """
     source, name = item.source, str(item.source)
     data = read_member(source) if isinstance(source, Member) else read_place(source)
-    return read_image(Packed(name, PurePosixPath(name).name, partial(bytes, data)))
+    return read_image(Packed(name, PurePosixPath(name).name, partial(bytes, data)), met)
 
 
 def find_images(

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from hfgd.data.draw import Prediction
-from hfgd.data.images import Pixels
+from hfgd.data.images import Met, Pixels, describe_extras
 from hfgd.errors import HfgdError
 from hfgd.files import is_disk_full
 from hfgd.inference.labeller import Labeller
@@ -37,11 +38,12 @@ CONNECTIONS = 8  # images that are asked of an address at once
 
 @dataclass
 class Outcome:
-    """How many images were labelled, how many had been before, and one sentence for each failure."""
+    """How many images were labelled, or had been before; a sentence for each failure and warning."""
 
     done: int = 0
     before: int = 0
     failed: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # what was not read of the images
 
 
 def predict_files(
@@ -134,7 +136,7 @@ def _label_all(
         ThreadPoolExecutor(1) as writing,
     ):
         written: deque[tuple[int, Item, Future[None]]] = deque()
-        pixels = ahead(reading, _read, missing, in_hand)
+        pixels = ahead(reading, partial(_read, extras=writer.extras), missing, in_hand)
         for number, (item, read) in enumerate(pixels, start=1):
             result: tuple[Prediction, Row] | Future[None]
             if is_large(item):
@@ -150,11 +152,17 @@ def _label_all(
                 finish(*written.popleft())
         while written:
             finish(*written.popleft())
+    outcome.warnings = describe_extras(writer.extras, len(missing), "images")
     return outcome
 
 
-def _read(item: Item) -> Pixels | None:
-    return None if is_large(item) else read_item(item)
+def _read(item: Item, extras: list[str]) -> Pixels | None:
+    if is_large(item):
+        return None
+    met = Met()
+    pixels = read_item(item, met)
+    extras += met.extras
+    return pixels
 
 
 def _large(labeller: Labeller, item: Item, writer: Writer, extent: Extent) -> "Future[None]":

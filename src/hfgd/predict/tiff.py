@@ -76,6 +76,7 @@ class Source(NamedTuple):
     bands: list[tuple[Any, int]]
     profile: dict[str, Any]
     masked: bool
+    extras: list[str]  # what is not read of it, as in images.EXTRAS
 
     def read(self, top: int, left: int, height: int, width: int) -> Pixels:
         """A window as RGB (height, width, 3)."""
@@ -132,7 +133,15 @@ def open_source(path: str) -> Iterator[Source]:
         kept = {"crs": first.crs, "transform": first.transform}
         masked = any("nodata" in {f.name for f in m} or "per_dataset" in {f.name for f in m}
                      for m in first.mask_flag_enums)  # fmt: skip
-        yield Source(path, first.shape, bands, kept | _points(first), masked)
+        yield Source(path, first.shape, bands, kept | _points(first), masked, _extras(first, bands))
+
+
+def _extras(first: Any, bands: list[tuple[Any, int]]) -> list[str]:
+    used = {dataset.name for dataset, _ in bands}
+    rest = first.colorinterp[len(bands) if len(used) == 1 else first.count :]
+    extras = ["pages"] if len(first.subdatasets) > len(used) else []
+    extras += ["bands"] if any(band.name != "alpha" for band in rest) else []
+    return extras + (["alpha"] if any(band.name == "alpha" for band in rest) else [])
 
 
 def _points(dataset: Any) -> dict[str, Any]:
@@ -150,6 +159,7 @@ def label_tiff(labeller: Labeller, item: Item, writer: Writer, tile: int | None 
     target = writer.place.path(f"labels/{item.target}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with open_source(path) as source:
+        writer.extras += source.extras
         counts = np.zeros(len(labeller.classes), dtype=np.int64)
         small = _Overview(source.size)
         confidence: list[float] = []

@@ -42,6 +42,7 @@ class Writer:
         self.overlays, self.confidence = overlays, confidence
         self.place, self.opacity, self.rows = place, opacity, rows
         self.server_ids, self.sent = server_ids, sent or {}
+        self.extras: list[str] = []  # what of the images is not read, as in images.EXTRAS
 
     def __call__(self, item: Item, result: Prediction, row: Row) -> None:
         if self.overlays:  # for looking at: quickly written, a little larger

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 import time
 import warnings
 from contextlib import nullcontext
@@ -18,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from hfgd.checkpoint import is_by_hand
 from hfgd.data.dataset import SegDataset
+from hfgd.data.findings import refuse_one_class
 from hfgd.data.loader import EvalBatches, TrainBatches, TrainStream, count_workers
 from hfgd.data.open import open_dataset
 from hfgd.data.sampling import Counts, class_counts, needs_counts, read_counts, write_counts
@@ -214,6 +216,8 @@ class Job:
         """
         settings, start = self.recipe.train, self.start
         rank, world = launched()
+        if new and is_main() and (warning := refuse_one_class(self.train_set)) is not None:
+            print(f"warning: {warning}", file=sys.stderr)
         counts = self._class_counts()
         batches = self._batches(network, rank, world, counts)
         _quieten()
