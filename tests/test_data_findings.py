@@ -18,6 +18,8 @@ from hfgd.data.folder import FolderData
 from hfgd.data.images import read_image
 from hfgd.data.open import open_dataset
 from hfgd.errors import HfgdError
+from hfgd.recipes.named import find_recipe, toy
+from hfgd.training.fit import fit
 
 SIZE = (40, 40)
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -86,10 +88,9 @@ def test_masks_of_0_and_255_are_a_problem_with_the_line_that_mends_them(tmp_path
 def test_training_meets_the_same_check(tmp_path):
     root = folder(tmp_path / "data", [corner(255)] * 2)
     folder(tmp_path / "data", [corner(255)], split="val")
-    recipe = smoke(load_recipe("hfgd_resnet50"))
-    data = recipe.data.model_copy(update={"location": str(root)})
+    recipe = toy(find_recipe("hfgd_resnet50")).with_(**{"data": {"location": str(root)}})
     with pytest.raises(HfgdError, match="hold 0 and 255 alone, and 255 means ignore"):
-        fit(recipe.model_copy(update={"data": data}), tmp_path / "run")
+        fit(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -319,7 +319,7 @@ def test_bad_input_is_one_sentence(runs, tmp_path, monkeypatch):
             draw(Wanted(name, given, tmp_path / "out", **more))
         return str(error.value)
 
-    assert "no figure '5'" in refused("5", runs)
+    assert "no figure named '5'; known: 1, 3, 4" in refused("5", runs)
     assert all(name in refused("x", runs) for name in FIGURES)
     assert "takes a run or more" in refused("6", [])
     assert "takes 2 runs or more, not 1" in refused("7", runs[:1], data="scenes")

@@ -4,6 +4,17 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 LONG = 100  # letters of a name that is compared with others
+NEAREST = 3  # names that are proposed for one that does not exist
+FEW = 12  # names that are given whole
+LISTED = {  # what lists all names of a kind
+    "recipe": "'hfgd recipes'",
+    "table or row": "'hfgd recipes'",
+    "table": "'hfgd recipes'",
+    "data set of the paper": "'hfgd recipes'",
+    "known data set": "'hfgd data info'",
+    "format": "'hfgd data import --help'",
+    "backbone": "timm.list_models()",
+}
 
 
 class HfgdError(Exception):
@@ -23,10 +34,22 @@ class TrainingStopped(HfgdError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> HfgdError:
-    """An error for a name that does not exist, with the nearest known one."""
+    """An error for a name that does not exist: the three nearest ones, and what lists all of them.
+
+    A list of at most ``FEW`` names is given whole where none of them is near.
+    """
     names = sorted(known)
-    # finding the nearest of long names takes minutes
-    near = get_close_matches(name, names, n=1, cutoff=0.5) if len(name) <= LONG else []
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}."
-    name = name if len(name) <= LONG else f"{name[:LONG]}…"
-    return HfgdError(f"there is no {kind} named '{name}'; {hint}")
+    if len(name) > LONG:  # finding the nearest of long names takes minutes
+        name = f"{name[:LONG]}…"
+    near = [other for other in names if name and name.casefold() in other.casefold()][:NEAREST]
+    near = get_close_matches(name, names, n=NEAREST, cutoff=0.5) or near
+    if near:
+        *others, last = (f"'{other}'" for other in near)
+        hint = f"did you mean {', '.join(others)} or {last}?" if others else f"did you mean {last}?"
+    elif len(names) <= FEW:
+        hint = f"known: {', '.join(names)}."
+    else:
+        near = get_close_matches(name, names, n=NEAREST, cutoff=0) or names[:NEAREST]
+        hint = f"there are {len(names):,}, {', '.join(near)} among them."
+    listing = f" See {LISTED[kind]}." if kind in LISTED and len(names) > NEAREST else ""
+    return HfgdError(f"there is no {kind} named '{name}'; {hint}{listing}")

@@ -11,6 +11,8 @@ from rich.table import Table
 from hfgd.cli.table import show
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hfgd.data.check import CheckReport, SplitReport
 
 app = typer.Typer(
@@ -163,8 +165,8 @@ def info(
     name: Annotated[
         str,
         typer.Argument(
-            help="A known data set; all of them without one. With --augment: a data folder, "
-            "NAME:PATH, or 'scenes'."
+            help="A known data set, or what data there is: a folder, NAME:PATH, or 'scenes'. "
+            "All known ones without it."
         ),
     ] = "",
     data: Annotated[
@@ -198,7 +200,11 @@ def info(
     from hfgd.errors import unknown
 
     if name and name not in KNOWN:
-        raise unknown("known data set", name, KNOWN)
+        is_place = any(sign in name for sign in ":/\\") or Path(name).expanduser().exists()
+        if not is_place and name != "scenes":
+            raise unknown("known data set", name, KNOWN)
+        _show_data(data or name, split, limit, out or Path("samples.png"))
+        return
     for facts in [KNOWN[name]] if name else KNOWN.values():
         print(f"{facts.name}: {facts.title}, {len(facts.classes)} classes")
         print(f"  labels:   {facts.labels}")
@@ -206,7 +212,9 @@ def info(
         for layout in facts.layouts:
             print(f"  read as:  {layout.name}: {layout.image_form} with {layout.label_form}")
     if name and data is not None:
-        _show_data(name, data, split, limit, out or Path("samples.png"))
+        own = (Path(data) / "data.yaml").is_file()
+        place = data if own else f"{name}:{data}"
+        _show_data(place, split, limit, out or Path("samples.png"), facts.expected)
 
 
 @app.command("class-weights")
@@ -270,19 +278,21 @@ def prepare(
     print(f"next: hfgd data check {out}")
 
 
-def _show_data(name: str, data: str, split: str, limit: int, out: Path) -> None:
-    from hfgd.data.folder import FolderDataset
+def _show_data(
+    data: str, split: str, limit: int, out: Path, expected: "Mapping[str, int] | None" = None
+) -> None:
+    """Pairs of each split, class shares of one, and its samples as a picture."""
     from hfgd.data.info import class_shares, sample_sheet
-    from hfgd.data.known import KNOWN
-    from hfgd.data.open import open_files
+    from hfgd.data.open import SCENES, open_dataset, open_files
 
-    try_folder = (Path(data) / "data.yaml").is_file()
-    files = open_files(data if try_folder else f"{name}:{data}")
-    for each in files.splits():
-        images, labels = files.files(each)
-        pairs = len(images.keys() & labels.keys())
-        print(f"{each}: {pairs:,} pairs, expected {KNOWN[name].expected.get(each, 0):,}")
-    dataset = FolderDataset(files, split)
+    if data != SCENES:
+        files = open_files(data)
+        for each in files.splits():
+            images, labels = files.files(each)
+            pairs = len(images.keys() & labels.keys())
+            stated = f", expected {expected.get(each, 0):,}" if expected is not None else ""
+            print(f"{each}: {pairs:,} {'pair' if pairs == 1 else 'pairs'}{stated}")
+    dataset = open_dataset(data, split)
     pixels, read = class_shares(dataset, limit)
     print(f"\nclass shares, {read} of {len(dataset)} images of {split}")
     table = Table("class")

@@ -69,8 +69,9 @@ def mend_tiff(image: Image.Image) -> None:
         image._size = (tags[IMAGEWIDTH], tags[IMAGELENGTH])
         if tags.get(PLANAR_CONFIGURATION) != 2 or len(image.getbands()) > 1:
             return
-        form = (tags.get(SAMPLEFORMAT, (1,)), tags.get(FILLORDER, 1), tags.get(BITSPERSAMPLE, (1,)))
-        raw = OPEN_INFO[tags.prefix, tags.get(PHOTOMETRIC_INTERPRETATION, 0), *form, ()][1]
+        numbers, bits = (tags.get(tag, (1,))[:1] for tag in (SAMPLEFORMAT, BITSPERSAMPLE))
+        form = (numbers, tags.get(FILLORDER, 1), bits, ())
+        raw = OPEN_INFO[tags.prefix, tags.get(PHOTOMETRIC_INTERPRETATION, 0), *form][1]
     image.tile = [tile._replace(args=(raw, *tile.args[1:])) for tile in image.tile]
 
 

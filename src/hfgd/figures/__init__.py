@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from hfgd.errors import HfgdError
+from hfgd.errors import HfgdError, unknown
 from hfgd.figures import features, flow, observation, panels, tokens
 from hfgd.figures.wanted import Wanted
 
@@ -23,8 +23,8 @@ def draw(wanted: Wanted) -> str:
     """Draw a figure; returns what there is to tell. Raises HfgdError for a name that is none."""
     if wanted.name not in FIGURES:
         raise HfgdError(
-            f"there is no figure '{wanted.name}' to draw; known: {', '.join(FIGURES)} "
-            "(2 and 5 of the paper are drawings of the network, for which there is 'flow')."
+            f"{unknown('figure', wanted.name, FIGURES)} Figures 2 and 5 of the paper are drawings of "
+            "the network, for which there is 'flow'."
         )
     return FIGURES[wanted.name](wanted)
 
