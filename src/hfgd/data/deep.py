@@ -62,9 +62,9 @@ def mend_tiff(image: Image.Image) -> None:
     """
     if not isinstance(image, TiffImageFile) or not image.tile:
         return
-    tags, first = image.tag_v2, image.tile[0]
-    if first.codec_name == "libtiff":
-        raw = first.args[0].replace("B", "N") if _swapped(image) else first.args[0]
+    tags, raw = image.tag_v2, raw_mode(image)
+    if image.tile[0].codec_name == "libtiff":
+        raw = raw.replace("B", "N") if _swapped(image) else raw
     else:
         image._size = (tags[IMAGEWIDTH], tags[IMAGELENGTH])
         if tags.get(PLANAR_CONFIGURATION) != 2 or len(image.getbands()) > 1:
@@ -72,13 +72,23 @@ def mend_tiff(image: Image.Image) -> None:
         numbers, bits = (tags.get(tag, (1,))[:1] for tag in (SAMPLEFORMAT, BITSPERSAMPLE))
         form = (numbers, tags.get(FILLORDER, 1), bits, ())
         raw = OPEN_INFO[tags.prefix, tags.get(PHOTOMETRIC_INTERPRETATION, 0), *form][1]
-    image.tile = [tile._replace(args=(raw, *tile.args[1:])) for tile in image.tile]
+    image.tile = [tile._replace(args=(raw, *(tile.args or ())[1:])) for tile in image.tile]
+
+
+def raw_mode(image: Image.Image) -> str:
+    """How the numbers lie in the file, as PIL's decoders call it; '' where nothing says it."""
+    tile = getattr(image, "tile", None)
+    if not tile:  # its pixels are loaded
+        return ""
+    args = tile[0].args
+    return str(args[0] if isinstance(args, tuple) else args)
 
 
 def _swapped(image: Image.Image) -> bool:
     """Whether PIL swaps the bytes of its numbers once too often."""
-    compressed = isinstance(image, TiffImageFile) and image.info.get("compression") != "raw"
-    return compressed and image.mode in ("I", "F") and image.tag_v2.prefix == b"MM"
+    if not isinstance(image, TiffImageFile) or image.info.get("compression") == "raw":
+        return False
+    return image.mode in ("I", "F") and image.tag_v2.prefix == b"MM"
 
 
 def unread_tiff(source: Source) -> str | None:

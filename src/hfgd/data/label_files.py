@@ -7,7 +7,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from hfgd.data.archive import Source, read_bytes
-from hfgd.data.deep import refuse_deep, unread_tiff
+from hfgd.data.deep import raw_mode, refuse_deep, unread_tiff
 from hfgd.data.images import UnreadTiff, has_more_pages, read_file
 from hfgd.errors import HfgdError
 
@@ -64,7 +64,7 @@ def _ids(image: Image.Image, path: Source) -> Ids:
             f"label '{path}' is a colour image (mode {image.mode}), and the label map lists "
             "ids; list its colours in label_map or convert the file to one value a pixel."
         )
-    raw = _raw_mode(image)
+    raw = raw_mode(image)
     values = np.asarray(_upright(image))
     if image.mode in _TRANSPARENT:
         return _opaque(values, path)
@@ -74,14 +74,6 @@ def _ids(image: Image.Image, path: Source) -> Ids:
         inverted = raw.partition(";")[2].strip("24R") == "I"
         return (~values if inverted else values) // np.uint8(_SPREAD.get(raw[:3], 1))
     return whole_numbers(values, path) if image.mode == "F" else values
-
-
-def _raw_mode(image: Image.Image) -> str:
-    """How the numbers lie in the file, as PIL's decoders call it."""
-    if not image.tile:  # an image that was not read from a file
-        return image.mode
-    args = image.tile[0][3]
-    return str(args[0] if isinstance(args, tuple) else args)
 
 
 def _upright(image: Image.Image) -> Image.Image:
