@@ -34,9 +34,12 @@ class PanelRow:
     predictions: Mapping[str, Pixels] = field(default_factory=dict)
 
 
+# names are text: a class called "$x^2$" is no formula
+AS_WRITTEN: dict[Any, bool] = {"text.parse_math": False}
 RIGHT, WRONG, GAINED, BOTH_WRONG = (245, 245, 245), (214, 26, 26), (30, 140, 60), (150, 150, 150)
 
 
+@matplotlib.rc_context(AS_WRITTEN)
 def panels(
     rows: Sequence[PanelRow], classes: ClassSet, path: Path, differences: bool = False
 ) -> None:
@@ -120,6 +123,7 @@ def _share_right(labels: Pixels, truth: Pixels) -> float:
     return float((labels == truth)[valid].mean()) if valid.any() else float("nan")
 
 
+@matplotlib.rc_context(AS_WRITTEN)
 def confusion(scores: Scores, path: Path) -> None:
     """Rows: the label's class; columns: what it was taken for, in percent of the row."""
     count = len(scores.classes)
@@ -144,6 +148,7 @@ def confusion(scores: Scores, path: Path) -> None:
     _save(figure, path)
 
 
+@matplotlib.rc_context(AS_WRITTEN)
 def class_bars(scores: Scores, path: Path) -> None:
     """IoU of each class, best first; absent classes last and said so."""
     iou = scores.iou
@@ -165,6 +170,7 @@ def class_bars(scores: Scores, path: Path) -> None:
     _save(figure, path)
 
 
+@matplotlib.rc_context(AS_WRITTEN)
 def curves(train_csv: Path, val_csv: Path, path: Path) -> None:
     """Losses by name (log scale) above, validation scores below, over the iterations."""
     train, val = csv_columns(train_csv), csv_columns(val_csv)
@@ -204,6 +210,7 @@ def _save(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
+@matplotlib.rc_context(AS_WRITTEN)
 def ablation_bars(rows: Sequence[tuple[str, float, float | None]], title: str, path: Path) -> None:
     """Mean mIoU of each row (name, mean, spread) in percent, on an axis that shows differences."""
     names, means, spreads = zip(*rows, strict=True)

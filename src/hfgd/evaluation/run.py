@@ -130,7 +130,7 @@ def _fitted(mine: Histograms) -> Calibration:
 
 def _folder(place: Path, path: Path, dataset: SegDataset, labeller: Labeller) -> Path:
     """Where a report goes that is told no place: beside the model."""
-    shown = f"eval-{dataset.title.replace('/', '-')}-{labeller.protocol.name}"
+    shown = f"eval-{dataset.title}-{labeller.protocol.name}".replace("/", "-")
     return place.with_suffix("") / shown if place.is_file() else path / shown
 
 

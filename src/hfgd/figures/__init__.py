@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 
+import matplotlib
+
 from hfgd.errors import HfgdError, unknown
+from hfgd.evaluation.plots import AS_WRITTEN
 from hfgd.figures import features, flow, observation, panels, tokens
 from hfgd.figures.wanted import Wanted
 
@@ -26,7 +29,8 @@ def draw(wanted: Wanted) -> str:
             f"{unknown('figure', wanted.name, FIGURES)} Figures 2 and 5 of the paper are drawings of "
             "the network, for which there is 'flow'."
         )
-    return FIGURES[wanted.name](wanted)
+    with matplotlib.rc_context(AS_WRITTEN):
+        return FIGURES[wanted.name](wanted)
 
 
 __all__ = ["FIGURES", "Wanted", "draw"]
