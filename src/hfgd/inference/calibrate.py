@@ -103,20 +103,22 @@ class Histograms:
         import torch
 
         from hfgd.model.output import best
+        from hfgd.parallel.device import finest_float
 
         if not len(scores):
             return
+        exact = finest_float(scores.device)
         right = best(scores[None])[0] == truth
         scores = (scores.float() - scores.amax(-1, keepdim=True).float()).clamp_min(LOWEST)
         given = scores.gather(-1, truth.long()[:, None])[:, 0]
         for i, temperature in enumerate(GRID.tolist()):
             total = (scores / temperature).exp().sum(-1)  # 1 is the best class's share of it
             confidence = 1 / total
-            self.loss[half, i] += float((total.log() - given / temperature).double().sum())
+            self.loss[half, i] += float((total.log() - given / temperature).sum(dtype=exact))
             place = (confidence * BINS).long().clamp_max(BINS - 1)
             values = torch.stack([torch.ones_like(confidence), right.float(), confidence], -1)
-            sums = torch.zeros(BINS, 3, dtype=torch.float64, device=scores.device)
-            self.bins[half, i] += sums.index_add_(0, place, values.double()).cpu().numpy()
+            sums = torch.zeros(BINS, 3, dtype=exact, device=scores.device)
+            self.bins[half, i] += sums.index_add_(0, place, values.to(exact)).cpu().numpy()
 
     def fitted(self) -> Calibration:
         """The temperature of the least loss; raises HfgdError where no pixel had a label."""

@@ -15,7 +15,7 @@ from hfgd.errors import HfgdError
 from hfgd.inference import protocol as protocols
 from hfgd.inference.fold import fold_norms
 from hfgd.inference.passes import Reduce, best_class, label_image, reduce_image
-from hfgd.model.network import Network, evaluating, place_of
+from hfgd.model.network import Network, evaluating, in_channels_last, place_of
 from hfgd.parallel.device import TYPES, pick_precision
 from hfgd.values import Branch, Precision
 
@@ -48,7 +48,7 @@ class NetworkLabeller:
         # evaluating: copied as it will be used, whatever mode the original is in
         with evaluating(network), torch.inference_mode(False):
             model = copy.deepcopy(network).requires_grad_(False).to(self.device)
-            model = model.to(memory_format=torch.channels_last)
+            model = in_channels_last(model)
         self._network = fold_norms(model) if self.device.type == "cpu" else model
 
     def labels(self, image: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class _ClassSums(torch.autograd.Function):
             p = torch.log_softmax(part.values, dim=1)
             log_sums[:, part.rows] = (at - p.gather(1, target))[:, 0]
             p = p.exp_().mul_(share)
-            own.index_add_(0, target.flatten(), p.gather(1, target).flatten())
+            own += _by_class(p.gather(1, target), target, len(own))
             every += p.sum((0, 2, 3))
         ctx.save_for_backward(logits, label, weight, log_sums)
         ctx.where = frame, band
@@ -156,6 +156,16 @@ def classes_of(label: Tensor, num_classes: int) -> Tensor:
     """Labels (B, rows, W) → class indices (B, 1, rows, W) int64; class 0 where there is none."""
     label = label[:, None].long()
     return label.masked_fill((label < 0) | (label >= num_classes), 0)
+
+
+def _by_class(values: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Sums (K,) of ``values`` (B, 1, rows, W) by class: first within each row, then over the rows.
+
+    One fp32 sum over millions of pixels is some percent off; fp64 does not exist on every device.
+    """
+    lines = values.new_zeros(values.shape[0] * values.shape[2], num_classes)
+    width = values.shape[-1]
+    return lines.scatter_add_(1, target.reshape(-1, width), values.reshape(-1, width)).sum(0)
 
 
 def _columns(

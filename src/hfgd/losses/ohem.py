@@ -40,6 +40,7 @@ def hard(losses: Tensor, target: Target) -> Tensor:
     spec = target.spec
     counts = (target.weight > 0).long()
     wanted = (summed(counts.sum()) * spec.ohem_min_kept).ceil().long()
-    hardest = kth_largest(losses.flatten(), counts.flatten(), wanted)
+    hardest = kth_largest(losses.flatten(), counts.flatten(), wanted.clamp(min=1))
     least = -math.log(spec.ohem_threshold)
-    return (losses >= torch.clamp(hardest, max=least)).float()
+    hardest = hardest.masked_fill(wanted == 0, math.inf)  # none in any case: the threshold decides
+    return (losses >= hardest.clamp(max=least)).float()

@@ -51,8 +51,8 @@ def counted_pixels(weight: Tensor, spec: "LossSpec") -> Tensor | float:
 
 
 def pixels_of_classes(target: Target, num_classes: int) -> Tensor:
-    """Labelled pixels of each class (K,) over all processes, fp32."""
-    flat = target.valid.flatten()
+    """Labelled pixels of each class (K,) over all processes, int64: fp32 stops counting at 2²⁴."""
+    flat = (target.valid > 0).flatten().long()
     index = target.label.flatten().long().masked_fill(flat == 0, 0)
     return summed(flat.new_zeros(num_classes).index_add_(0, index, flat))
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from hfgd.data.draw import Prediction
     from hfgd.export.check import Checked
+
+N = TypeVar("N", bound=nn.Module)
 
 
 class Network(nn.Module):
@@ -101,6 +103,18 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module in trained:  # one by one: parts that are kept in evaluation mode stay so
             module.training = True
+
+
+def in_channels_last(model: N) -> N:
+    """The model with its four-axis weights in channels last, in place.
+
+    ``Module.to`` also tries weights of five axes, of 3-D convolutions, for which the format does not
+    exist.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return model
 
 
 def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:

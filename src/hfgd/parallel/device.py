@@ -1,5 +1,6 @@
 """The device: which one, in which precision, with which fast paths; said once, here."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -19,6 +20,20 @@ def pick_device(name: str | None) -> str:
     except (RuntimeError, AssertionError) as error:
         raise HfgdError(f"device '{name}' cannot be used here; try --device cpu.") from error
     return name
+
+
+def own_gpu() -> str:
+    """This process's GPU: by its number on this machine, among those that it sees.
+
+    srun --gpus-per-task shows each process its own ones only, which count from 0.
+    """
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    return f"cuda:{local % max(1, torch.cuda.device_count())}"
+
+
+def finest_float(device: torch.device) -> torch.dtype:
+    """fp64, or fp32 on Apple's GPUs, which have no fp64: for sums over many pixels."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def pick_precision(name: Precision, device: torch.device) -> Precision:

@@ -42,9 +42,15 @@ def take_part() -> bool:
             "LOCAL_RANK": os.environ["SLURM_LOCALID"],
             "MASTER_ADDR": slurm.main_address,
             "MASTER_PORT": str(slurm.main_port),
-            "LOCAL_WORLD_SIZE": os.environ["SLURM_NTASKS_PER_NODE"],
+            "LOCAL_WORLD_SIZE": _tasks_of_a_node(),
         }
     return launched()[1] > 1
+
+
+def _tasks_of_a_node() -> str:
+    """Processes of this step on a machine: '4(x2)' where several machines have as many."""
+    of_step = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0]
+    return of_step if of_step.isdigit() else os.environ["SLURM_NTASKS_PER_NODE"]
 
 
 def first_to_say(sentence: str) -> bool:

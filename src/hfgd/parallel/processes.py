@@ -3,7 +3,6 @@
 Processes are started from outside (torchrun, SLURM's srun, ``--devices``); PyTorch joins them.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hfgd.parallel.device import own_gpu
 from hfgd.parallel.rank import launched
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ def joining(device: str) -> Iterator[str]:
         return
     cuda = device.startswith("cuda")
     if cuda:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        device = own_gpu()
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if cuda else "gloo")
     try:

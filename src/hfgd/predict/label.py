@@ -105,8 +105,9 @@ def best_and_sure(scores: "Tensor") -> "tuple[Tensor, Tensor]":
     """(rows, W, K), which is overwritten → the best class, uint8, and its probability summed."""
     import torch
 
+    from hfgd.parallel.device import finest_float
+
     highest, labels = scores.max(-1)  # the first one of equals, as argmax says
     # 1 / Σ exp(score - highest) is the softmax of the highest
     rest = scores.sub_(highest[..., None]).exp_().sum(-1)
-    exact = torch.float32 if rest.device.type == "mps" else torch.float64  # it has no float64
-    return labels.to(torch.uint8), rest.reciprocal_().sum(dtype=exact)
+    return labels.to(torch.uint8), rest.reciprocal_().sum(dtype=finest_float(rest.device))

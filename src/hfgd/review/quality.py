@@ -18,6 +18,7 @@ from torch import Tensor
 from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.data.images import Pixels
 from hfgd.inference.labeller import Labeller
+from hfgd.parallel.device import finest_float
 
 SHARPNESS = 0.1  # of the soft minimum, as in the paper's code
 SURE = 0.9  # probability from which a model counts as sure
@@ -109,7 +110,7 @@ class Sums:
         valid = label != IGNORE
         log_p = (scores / self.terms.temperature).log_softmax(-1)
         given = log_p.gather(-1, label.long().masked_fill(~valid, 0)[..., None])[..., 0][valid]
-        given = given.double().clamp_min(-100)
+        given = given.to(finest_float(given.device)).clamp_min(-100)
         p = given.exp()
         weight = ((1 - p) / SHARPNESS).exp()
         ones = torch.ones_like(p)

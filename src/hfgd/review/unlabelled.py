@@ -26,6 +26,7 @@ from hfgd.files import write_text
 from hfgd.inference.labeller import Labeller
 from hfgd.inference.networks import NetworkLabeller
 from hfgd.inference.open import How, open_labeller, origin
+from hfgd.parallel.device import finest_float
 from hfgd.progress import Progress
 from hfgd.review.pool import Pool
 from hfgd.review.rows import Row, Rows, claim
@@ -144,7 +145,8 @@ def look(labeller: Labeller, image: Tensor, with_feature: bool) -> Row:
         entropy = -(p * log_p).nan_to_num().sum(-1) / max(np.log(scores.shape[-1]), 1e-9)
         two = p.topk(min(2, p.shape[-1]), -1).values
         margin = 1 - (two[..., 0] - two[..., -1]) if p.shape[-1] > 1 else torch.zeros_like(entropy)
-        sums.add_(torch.stack([entropy.double().sum(), margin.double().sum()]).cpu())
+        exact = finest_float(scores.device)
+        sums.add_(torch.stack([entropy.sum(dtype=exact), margin.sum(dtype=exact)]).cpu())
         return scores.new_empty(*scores.shape[:2], 0)
 
     row: Row = {}

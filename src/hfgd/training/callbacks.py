@@ -3,6 +3,7 @@
 With several processes all of them come here; one writes.
 """
 
+import copy
 import csv
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hfgd.checkpoint import save_model
 from hfgd.evaluation.report import percent
@@ -85,40 +85,43 @@ class AfterStep(L.Callback):
 class Average(AfterStep):
     """An exponential moving average of the weights, and of the batch norms' statistics.
 
-    What is no floating-point number (index tables, counters) is copied.
+    The first step is copied, and so is what is no floating-point number (index tables, counters).
+    PyTorch's AveragedModel counts on the device and reads the count back in every step; this one counts
+    in Python. Its state has the same names.
     """
 
     def __init__(self, network: Network, decay: float, start: int) -> None:
         super().__init__(start)
-        averaged_ = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-
-        def averaging(average: Any, current: Any, count: Any) -> None:
-            if average[0].is_floating_point():
-                averaged_(average, current, count)
-            else:
-                for mine, theirs in zip(average, current, strict=True):
-                    mine.copy_(theirs)
-
-        self.model = AveragedModel(network, multi_avg_fn=averaging, use_buffers=True)
-
-    @property
-    def network(self) -> Network:
-        """The network with the averaged weights."""
-        network = self.model.module
-        assert isinstance(network, Network)
-        return network
+        self.network = copy.deepcopy(network)  # with the averaged weights
+        self._decay, self._count = decay, 0
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.model.to(module.device)
+        self.network.to(module.device)
 
+    @torch.no_grad()
     def after_step(self, trainer: L.Trainer, module: LitSegmenter, done: int) -> None:
-        self.model.update_parameters(module.network)
+        pairs = list(zip(_tensors(self.network), _tensors(module.network), strict=True))
+        averaged_ = [pair for pair in pairs if self._count and pair[0].is_floating_point()]
+        copied = [pair for pair in pairs if not (self._count and pair[0].is_floating_point())]
+        if averaged_:
+            mine, theirs = zip(*averaged_, strict=True)
+            torch._foreach_lerp_(mine, theirs, 1 - self._decay)
+        for average, current in copied:
+            average.copy_(current)
+        self._count += 1
 
     def state_dict(self) -> dict[str, Any]:
-        return self.model.state_dict()
+        tensors = {f"module.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        return {"n_averaged": torch.tensor(self._count), **tensors}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state)
+        tensors = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        self._count = int(tensors.pop("n_averaged"))
+        self.network.load_state_dict(tensors)
+
+
+def _tensors(network: Network) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
 
 
 class Logs(AfterStep):

@@ -56,6 +56,8 @@ def _reason(error: Exception) -> str | None:
         )
     if worker_died(error):
         return WORKER_DIED
+    if "Duplicate GPU" in text:  # NCCL's words
+        return "two processes were given the same GPU: start one for each GPU (--devices)"
     if launched()[1] > 1 and isinstance(error, RuntimeError) and _lost(error):
         return "another process of this run ended or cannot be reached"
     return None

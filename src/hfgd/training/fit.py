@@ -1,7 +1,6 @@
 """``fit``: one training run from a recipe to a run folder with a scored, shown model."""
 
 import logging
-import os
 import signal
 import sys
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -39,7 +38,7 @@ from hfgd.model.backbones.timm_net import without_weights
 from hfgd.model.build import build, find_builder
 from hfgd.model.config import ModelConfig
 from hfgd.model.network import Network
-from hfgd.parallel.device import pick_device, use_fast_matmuls
+from hfgd.parallel.device import own_gpu, pick_device, use_fast_matmuls
 from hfgd.parallel.rank import is_main, launched
 from hfgd.progress import Progress, format_duration, say
 from hfgd.recipes.spec import Recipe, TrainSpec
@@ -153,7 +152,7 @@ class Job:
     def device(self) -> str:
         """Where this process trains."""
         device = pick_device(None)
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
+        return own_gpu() if device == "cuda" else device
 
     def prepare(self, network: Network | None) -> Network:
         """The network to train: built from the recipe unless given, checked, initialised."""
@@ -257,7 +256,8 @@ class Job:
             if profile and is_main():
                 callbacks.insert(0, Profile(self.folder.root))
             trainer = L.Trainer(
-                **_engine(settings, world),
+                **_engine(settings, world, self.device, network),
+                default_root_dir=self.folder.root,  # where Lightning looks for SLURM's checkpoints
                 gradient_clip_val=self.recipe.optim.clip_norm,
                 max_steps=settings.iterations,
                 logger=loggers or False,
@@ -309,11 +309,19 @@ def _share(settings: TrainSpec, world: int) -> int:
     return share
 
 
-def _engine(settings: TrainSpec, world: int) -> dict[str, Any]:
+class OneDevice(TorchElasticEnvironment):
+    """A process among many that is told its one device, whatever its number on the machine."""
+
+    def local_rank(self) -> int:
+        """The index among the devices that Lightning is given."""
+        return 0
+
+
+def _engine(settings: TrainSpec, world: int, device: str, network: Network) -> dict[str, Any]:
     """What Lightning is told of machine, precision and processes."""
     engine: dict[str, Any] = {
         "accelerator": "auto",
-        "devices": 1,
+        "devices": [int(device.partition(":")[2])] if device.startswith("cuda") else 1,
         "precision": settings.precision,
         "accumulate_grad_batches": settings.accumulate,
         "deterministic": settings.deterministic,
@@ -325,17 +333,16 @@ def _engine(settings: TrainSpec, world: int) -> dict[str, Any]:
         "limit_val_batches": 0,
         "use_distributed_sampler": False,
     }
-    if world > 1:
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-        engine |= {
-            "devices": local,
-            "num_nodes": world // local,
-            # every parameter of every composition takes part in every loss
-            "strategy": DDPStrategy(
-                cluster_environment=TorchElasticEnvironment(), gradient_as_bucket_view=True
-            ),
-        }
-    return engine
+    if world == 1:  # else Lightning takes a SLURM job's variables for its own: requeues, and more
+        return engine | {"plugins": LightningEnvironment()}
+    strategy = DDPStrategy(
+        cluster_environment=OneDevice(),
+        gradient_as_bucket_view=True,
+        # of the recipes' networks every parameter takes part in every loss; others may have idle ones
+        find_unused_parameters=network.config is None or network.config.model is None,
+    )
+    # to Lightning every process is a machine with one device
+    return engine | {"num_nodes": world, "strategy": strategy}
 
 
 def _loggers(settings: TrainSpec, name: str, folder: RunFolder) -> list[Logger]:
@@ -356,5 +363,8 @@ def _quieten() -> None:
     """Lightning's own chatter says nothing that our lines do not."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for pattern in (".*does not have many workers.*", ".*weights_only.*", ".*LeafSpec.*"):
+    for pattern in (
+        *(".*does not have many workers.*", ".*weights_only.*", ".*LeafSpec.*"),
+        ".*find_unused_parameters=True.*",
+    ):
         warnings.filterwarnings("ignore", pattern)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hfgd.data.dataset import Batch
 from hfgd.errors import HfgdError, TrainingStopped
 from hfgd.losses.terms import loss_terms
-from hfgd.model.network import Network
+from hfgd.model.network import Network, in_channels_last
 from hfgd.parallel.processes import summed
 from hfgd.recipes.spec import Recipe, TrainSpec
 from hfgd.training.optim import make_optimiser, poly_schedule, rate_scales
@@ -139,6 +139,23 @@ class LitSegmenter(L.LightningModule):
             for module, momentum in self._norms:
                 module.momentum = momentum
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Cut the gradient's norm; Lightning refuses to for fused optimisers in mixed precision.
+
+        A fused optimiser divides by fp16's loss scale in its step, which is too late for the norm.
+        """
+        if gradient_clip_val is None:
+            return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser under the poly schedule, stepped every iteration."""
         optim = self.recipe.optim
@@ -159,7 +176,7 @@ def prepared(network: Network, recipe: Recipe) -> tuple[Network, list[nn.Module]
     settings = recipe.train
     resting: list[nn.Module] = []
     if settings.channels_last:
-        network = network.to(memory_format=torch.channels_last)
+        network = in_channels_last(network)
     if settings.precision == "bf16-mixed" and not torch.accelerator.is_available():
         without_slow_strides(network)
     if "backbone" in settings.freeze:

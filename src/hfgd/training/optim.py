@@ -1,5 +1,6 @@
 """Optimiser and schedule (paper §4)."""
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -17,24 +18,27 @@ from hfgd.model.segmenter import Segmenter
 from hfgd.model.spec import BackboneSpec
 from hfgd.recipes.spec import OptimSpec, Recipe
 
-# tables of positions; tokens of a ViT
-NO_DECAY = (
-    *("relative_position_bias_table", "absolute_pos_embed", "pos_embed"),
-    *("cls_token", "reg_token", "dist_token"),
+# tables of positions and tokens, by the last part of a parameter's name; timm lists most, not all
+NO_DECAY = re.compile(
+    r"(rel|relative)_pos|pos(ition)?_embed|pos_emb$|(height|width)_rel$|attention_bias"
+    r"|(cls|reg|dist|mask)_token"
 )
 
 
 def make_optimiser(
     model: nn.Module, spec: OptimSpec, scales: Mapping[str, float] | None = None
 ) -> Optimizer:
-    """SGD or AdamW; weight decay on weights only, never on biases, norms, positions, tokens.
+    """SGD or AdamW; weight decay on weights only, never on biases, norms, positions, tokens, nor on
+    what timm's ``no_weight_decay()`` lists.
 
     ``scales``: factors on the learning rate by parameter name, 1 without one; see ``rate_scales``.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    listed_by_timm = undecayed(model)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_weight = parameter.ndim > 1 and not name.endswith(NO_DECAY)
+            is_table = NO_DECAY.search(name.rpartition(".")[2]) or name in listed_by_timm
+            is_weight = parameter.ndim > 1 and not is_table
             decay = spec.weight_decay if is_weight else 0.0
             groups[decay, (scales or {}).get(name, 1.0)].append(parameter)
     listed = [
@@ -46,6 +50,23 @@ def make_optimiser(
     if spec.name == "sgd":
         return torch.optim.SGD(listed, lr=spec.lr, momentum=spec.momentum, **fused)
     return torch.optim.AdamW(listed, lr=spec.lr, betas=(0.9, 0.999), **fused)
+
+
+def undecayed(model: nn.Module) -> set[str]:
+    """The parameters that timm's networks in here, or in a pyramid's net, list as without decay."""
+    found: set[str] = set()
+    for prefix, module in model.named_modules():
+        if hasattr(module, "no_weight_decay"):
+            names: set[str] = set(module.no_weight_decay())
+            found |= {f"{prefix}.{name}".removeprefix(".") for name in names}
+    config = model.config if isinstance(model, Segmenter) else None
+    if config is not None and config.model is not None:  # a pyramid's net no longer knows its list
+        whole = _whole(config.model.backbone)
+        names = set(whole.no_weight_decay()) if hasattr(whole, "no_weight_decay") else set()
+        listed = {name.replace(".", "_") for name in names}
+        net = model.backbone.get_submodule("net").named_parameters()
+        found |= {f"backbone.net.{name}" for name, _ in net if name.replace(".", "_") in listed}
+    return found
 
 
 def rate_scales(model: Network, recipe: Recipe) -> dict[str, float]:
@@ -74,8 +95,7 @@ def layer_scales(model: Segmenter, backbone: BackboneSpec, decay: float) -> dict
     the last layer before it gets ``decay``, the one below ``decay``², and so on. Raises HfgdError where
     timm knows none.
     """
-    with torch.device("meta"):  # with a classifier, which self-supervised networks come without
-        whole: Any = timm.create_model(backbone.name, **{"num_classes": 2, **backbone.options})
+    whole = _whole(backbone)
     if not hasattr(whole, "group_matcher"):
         raise HfgdError(
             f"timm knows no layers of '{backbone.name}'; leave optim.layer_decay out for it."
@@ -88,6 +108,12 @@ def layer_scales(model: Segmenter, backbone: BackboneSpec, decay: float) -> dict
         f"backbone.net.{name}": decay ** (top - layer_of[name.replace(".", "_")])
         for name, _ in model.backbone.get_submodule("net").named_parameters()
     }
+
+
+def _whole(backbone: BackboneSpec) -> Any:
+    """timm's network without memory, whole: with a classifier, which self-supervised ones lack."""
+    with torch.device("meta"):
+        return timm.create_model(backbone.name, **{"num_classes": 2, **backbone.options})
 
 
 def poly_schedule(optimiser: Optimizer, iterations: int, power: float, warmup: int = 0) -> LambdaLR:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import DeformConv2d
+from torchvision.ops import DeformConv2d, deform_conv2d
 
 from hfgd.geometry import Grid
 from hfgd.model.upsamplers.branches import SemanticBranches
@@ -56,8 +56,16 @@ class FeatureAlignment(nn.Module):
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         both = self.offset(self.offset_feature(torch.cat([fine, 2 * coarse], dim=1)))
         offset, mask = both.split([2 * self.TAPS, self.TAPS], dim=1)
-        # torchvision's kernel is fp32, also under autocast
-        aligned = self.deform(coarse.float(), offset.float(), torch.sigmoid(mask.float()))
+        # torchvision's kernel takes one type for all, and none of less than fp32, also under autocast
+        kind = torch.promote_types(self.deform.weight.dtype, torch.float32)
+        aligned = deform_conv2d(
+            coarse.to(kind),
+            offset.to(kind),
+            self.deform.weight.to(kind),
+            None if self.deform.bias is None else self.deform.bias.to(kind),
+            padding=1,
+            mask=torch.sigmoid(mask.to(kind)),
+        )
         return F.relu(aligned).to(fine.dtype)
 
 
