@@ -6,7 +6,6 @@ A pixel counts if its class has less than ``loss.ohem_threshold``, and the harde
 
 import math
 
-import torch
 from torch import Tensor
 
 from hfgd.losses.banded import pixel_losses
