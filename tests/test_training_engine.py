@@ -1,5 +1,7 @@
-"""What Lightning is told: clipping in mixed precision, SLURM's variables, GPUs, idle parameters, weights
-of any number of axes, and which weights decay."""
+"""The engine of training: clipping in mixed precision, SLURM's variables, GPUs, idle parameters.
+
+Also weights of any number of axes, and which weights decay.
+"""
 
 import os
 import re

@@ -36,6 +36,16 @@ def save_model(model: Network, folder: Path, facts: Mapping[str, Any] | None = N
     return folder
 
 
+def add_facts(folder: Path, iteration: int, facts: Mapping[str, Any]) -> None:
+    """Add ``facts`` to the model that lies here, if it is the one of this iteration."""
+    file = folder / CONFIG
+    content = json.loads(file.read_text(encoding="utf-8"))
+    known = content.get("facts", {})
+    if known.get("iteration") == iteration:
+        content["facts"] = {**known, **facts}
+        write_text(file, json.dumps(content, indent=1) + "\n")
+
+
 def describe(model: Network) -> ModelConfig:
     """The config of a network as it is: with the mean, the std and the licence of its backbone."""
     config = model.config or ModelConfig.of(model.classes)

@@ -13,7 +13,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from hfgd.checkpoint import save_model
+from hfgd.checkpoint import CONFIG, add_facts, read_config, save_model
+from hfgd.errors import HfgdError
 from hfgd.evaluation.report import percent
 from hfgd.evaluation.scores import Scores
 from hfgd.files import write_text, write_whole
@@ -25,6 +26,11 @@ from hfgd.training.module import LitSegmenter
 from hfgd.training.run_folder import RunFolder
 from hfgd.training.stop import Stop
 
+NO_MEMORY = (
+    "the GPU's memory is full while the validation images are scored, each at its own size: make the "
+    "images of the validation split smaller, free the GPU of other programs, or score the saved model "
+    "in windows with hfgd eval --protocol slide"
+)
 POLL_EVERY = 10  # iterations between the questions whether another process was asked to stop
 
 
@@ -56,6 +62,10 @@ class CsvLog:
                 writer.writerow(["iteration", *values])
                 self._empty = False
             writer.writerow([iteration, *(f"{value:.6g}" for value in values.values())])
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
 class AfterStep(L.Callback):
@@ -186,20 +196,39 @@ class Validation(AfterStep):
         self.best_iteration = 0
         self.latest: Scores | None = None
         self.latest_iteration = 0
+        scored = {row.split(",")[0] for row in _lines(folder.val_csv)}
+        self._missed = start > 0 and start % every == 0 and str(start) not in scored
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_iteration": self.best_iteration}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best, self.best_iteration = state["best"], state["best_iteration"]
+        if (self.folder.best / CONFIG).is_file():  # the state was saved before its model was scored
+            facts = read_config(self.folder.best).facts
+            if facts.get("iteration") == self._done:
+                self.best, self.best_iteration = facts["mIoU"], self._done
+
+    def due(self, trainer: L.Trainer, done: int) -> bool:
+        """Whether iteration ``done`` is validated."""
+        return done % self.every == 0 or done == trainer.max_steps
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Make up for the validation that the saved iteration did not live to see."""
+        if self._missed:
+            assert isinstance(module, LitSegmenter)
+            self.after_step(trainer, module, self._done)
 
     def after_step(self, trainer: L.Trainer, module: LitSegmenter, done: int) -> None:
         """Validate when it is time."""
-        if done % self.every and done != trainer.max_steps:
+        if not self.due(trainer, done):
             return
         module.failures.check()  # what is scored may be kept as the best
         same_buffers(self.network)  # all processes score, and the first one saves, one model
-        scores = self.score(self.network, done == trainer.max_steps)
+        try:
+            scores = self.score(self.network, done == trainer.max_steps)
+        except torch.OutOfMemoryError as error:
+            raise HfgdError(NO_MEMORY) from error
         self.latest, self.latest_iteration = scores, done
         self.csv.add(done, scores.summary())
         for logger in trainer.loggers:
@@ -209,6 +238,8 @@ class Validation(AfterStep):
             facts = {"iteration": done, **scores.summary()}
             if is_main():
                 save_model(self.network, self.folder.best, facts)
+        if is_main() and (self.folder.last / CONFIG).is_file():  # saved before it was scored
+            add_facts(self.folder.last, done, scores.summary())
         self.logs.miou_text = (
             f" · mIoU {percent(scores.miou)} (best {percent(self.best)} at {self.best_iteration})"
         )
@@ -216,10 +247,10 @@ class Validation(AfterStep):
 
 
 class Checkpoints(AfterStep):
-    """The state to resume from, and the model as it is, every ``every`` iterations and when asked to
-    stop; ``keep_every``: also keep the model of every so many.
+    """The state to resume from, and the model as it is, every ``every`` iterations, before every
+    validation and when asked to stop; ``keep_every``: also keep the model of every so many.
 
-    Comes after Validation in the list of callbacks, so that what it saves includes the best score.
+    Comes before Validation in the list of callbacks: whatever breaks a validation loses nothing.
     """
 
     def __init__(
@@ -237,7 +268,7 @@ class Checkpoints(AfterStep):
 
     def after_step(self, trainer: L.Trainer, module: LitSegmenter, done: int) -> None:
         """Save when it is time; end the run where a stop was asked for, in any process."""
-        due = done % self.every == 0 or done == trainer.max_steps
+        due = done % self.every == 0 or self.validation.due(trainer, done)
         keep = self.keep_every is not None and done % self.keep_every == 0
         stopping = False
         if due or joined()[1] == 1 or done % POLL_EVERY == 0:  # many processes ask each other
@@ -257,7 +288,4 @@ class Checkpoints(AfterStep):
         trainer.should_stop |= stopping
 
     def _save_model(self, folder: Path, done: int) -> None:
-        facts: dict[str, Any] = {"iteration": done}
-        if self.validation.latest is not None and self.validation.latest_iteration == done:
-            facts |= self.validation.latest.summary()
-        save_model(self.validation.network, folder, facts)
+        save_model(self.validation.network, folder, {"iteration": done})

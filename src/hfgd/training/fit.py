@@ -12,7 +12,8 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -252,7 +253,7 @@ class Job:
             checkpoints = Checkpoints(
                 self.folder, settings.checkpoint_every, settings.keep_every, start, validation, stop
             )
-            callbacks = [stop, *([average] if average else []), logs, validation, checkpoints]
+            callbacks = [stop, *([average] if average else []), logs, checkpoints, validation]
             if profile and is_main():
                 callbacks.insert(0, Profile(self.folder.root))
             trainer = L.Trainer(

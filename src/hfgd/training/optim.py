@@ -64,7 +64,7 @@ def undecayed(model: nn.Module) -> set[str]:
         whole = _whole(config.model.backbone)
         names = set(whole.no_weight_decay()) if hasattr(whole, "no_weight_decay") else set()
         listed = {name.replace(".", "_") for name in names}
-        net = model.backbone.get_submodule("net").named_parameters()
+        net = model.get_submodule("backbone.net").named_parameters()
         found |= {f"backbone.net.{name}" for name, _ in net if name.replace(".", "_") in listed}
     return found
 
