@@ -23,7 +23,7 @@ from hfgd.predict.rows import (
     is_sound,
     label_of_png,
     line_of,
-    one_line,
+    without_breaks,
 )
 from hfgd.predict.shards import Shard
 from hfgd.predict.writer import read_settings
@@ -98,7 +98,7 @@ def _lines(place: Folder | Bucket, name: str) -> Iterator[tuple[str, int, str]]:
 def _text(text: str) -> str:
     """As SQLite and Parquet take it: a line, and file names that are no UTF-8 with their bytes
     escaped."""
-    return one_line(text).encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return without_breaks(text).encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _rows(place: Folder | Bucket, table: sqlite3.Connection, classes: int) -> Iterator[list[str]]:

@@ -170,10 +170,10 @@ def _byte(file: Any, place: int) -> bytes:
 
 def line_of(cells: Sequence[str]) -> str:
     """A line of a CSV file."""
-    return csv_text([[one_line(cell) for cell in cells]])
+    return csv_text([[without_breaks(cell) for cell in cells]])
 
 
-def one_line(text: str) -> str:
+def without_breaks(text: str) -> str:
     r"""A text whose line breaks are written as '\n' and '\r': a row is one line."""
     return text.replace("\n", "\\n").replace("\r", "\\r").replace("\0", "")
 

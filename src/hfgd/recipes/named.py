@@ -127,7 +127,7 @@ def demo_hfgd() -> Recipe:
 def _row(name: str, description: str) -> Recipe:
     """A row of the paper for anybody's data: without data set, numbers and multi-grid."""
     row = ROWS[name].recipe()
-    changes = {"description": description, "dataset": None, "paper": {}}
+    changes: dict[str, Any] = {"description": description, "dataset": None, "paper": {}}
     return row.model_copy(update=changes | {"model": row.model.with_backbone(multi_grid=None)})
 
 
