@@ -1,7 +1,8 @@
 """The classes of a data set: names in training order, colours, and the one ignore id."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated
 
 from pydantic import Field
@@ -54,6 +55,28 @@ class ClassSet:
     def numbered(cls, count: int) -> "ClassSet":
         """``count`` classes without names of their own."""
         return cls.of([f"class {i}" for i in range(count)])
+
+
+def refuse_misread(names: Iterable[object], place: str) -> None:
+    """Raise HfgdError for a class name that YAML reads as something else than text.
+
+    ``place``: the file and the key, for the message.
+    """
+    for number, name in enumerate(names, start=1):
+        if isinstance(name, bool):
+            words = "yes, on or true" if name else "no, off or false"
+            found, example = f"the truth value that {words} stand for", "'yes'" if name else "'no'"
+        elif name is None:
+            found, example = "nothing, which null, ~ or an empty entry stand for", "'null'"
+        elif isinstance(name, date):
+            found, example = f"the date {name.isoformat()}", f"'{name.isoformat()}'"
+        elif isinstance(name, int | float):
+            found, example = f"the number {name}", f"'{name}'"
+        else:
+            continue
+        raise HfgdError(
+            f"{place}: YAML reads name {number} as {found}; write it in quotes, as in {example}."
+        )
 
 
 def voc_colour(index: int) -> Rgb:

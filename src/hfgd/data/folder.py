@@ -1,13 +1,14 @@
 """Somebody's own data: ``images/{train,val}``, ``labels/{train,val}`` and a small ``data.yaml``."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hfgd.data.archive import Source
-from hfgd.data.classes import ClassSet, Rgb, voc_colour
+from hfgd.data.classes import ClassSet, Rgb, refuse_misread, voc_colour
 from hfgd.data.dataset import Sample
 from hfgd.data.images import images_below, read_image, without_suffix
 from hfgd.data.label_map import LabelMap
@@ -146,6 +147,8 @@ def read_data_yaml(path: Path) -> DataYaml:
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise HfgdError(f"'{path}' must hold keys such as 'classes:', and holds something else.")
+    for key, names in _names(content):
+        refuse_misread(names, f"'{path}': {key}")
     try:
         return DataYaml.model_validate(content)
     except ValidationError as error:
@@ -154,6 +157,16 @@ def read_data_yaml(path: Path) -> DataYaml:
         if first["type"] == "extra_forbidden":
             raise HfgdError(f"'{path}': {unknown('key', key, DataYaml.model_fields)}") from error
         raise HfgdError(f"'{path}': {key}: {first['msg']}.") from error
+
+
+def _names(content: dict[Any, Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Where a data.yaml has class names, and what YAML made of them."""
+    for key in ("classes", "label_map", "colours"):
+        values = content.get(key)
+        if isinstance(values, list):
+            yield key, values
+        elif isinstance(values, dict):
+            yield key, list(values.values() if key == "label_map" else values)
 
 
 def _classes(spec: DataYaml, where: str) -> ClassSet:

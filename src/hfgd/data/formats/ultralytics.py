@@ -9,6 +9,7 @@ import posixpath
 from functools import partial
 from typing import Any
 
+from hfgd.data.classes import refuse_misread
 from hfgd.data.formats.base import (
     IGNORE,
     Annotated,
@@ -52,6 +53,7 @@ def read(tree: Tree) -> Annotations:
     listed = take(spec, "names", (list, dict), place)
     by_id = dict(enumerate(listed)) if isinstance(listed, list) else listed
     numbered = {whole(key, place, "names"): name for key, name in by_id.items()}
+    refuse_misread((n for n in numbered.values() if type(n) not in (int, float)), f"{place}: names")
     ids = sorted(numbered)
     if ids != list(range(len(ids))):
         raise HfgdError(f"{place}: 'names' must be numbered from 0 without gaps, not {shown(ids)}.")
