@@ -5,10 +5,13 @@ machine without any GPU, and a dispatch mode sees every copy between devices. Th
 a real device (its engine asks the driver), so forward, losses and inference are shown here.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
+    DynamicOutputShapeException,
     FakeTensorMode,
     unset_fake_temporarily,
 )
@@ -24,6 +27,8 @@ from hfgd.losses import terms
 from hfgd.losses.spec import LossSpec
 from hfgd.losses.terms import loss_terms
 from hfgd.model.spec import GUIDANCE
+from hfgd.training.callbacks import Average, Logs
+from hfgd.training.module import LitSegmenter
 
 
 class Copies(TorchDispatchMode):
@@ -103,6 +108,44 @@ def test_a_training_step_reads_nothing_back_and_copies_nothing(fake, backbone, s
             assert copies.crossed == []
     assert {"fine", "guide", "car_c2c"} <= found.keys() | {name.split("_")[0] for name in found}
     assert all(term.device.type == "cuda" for term in found.values())
+
+
+def test_lovasz_reads_back_which_classes_occur_and_nothing_else(fake, monkeypatch):
+    """The one criterion that waits, once a step, as its page says; told the classes it does not."""
+    model = full().train()
+    label = torch.zeros(2, 65, 97, dtype=torch.uint8)
+    spec = LossSpec(criterion="lovasz")
+    output = model(torch.zeros(2, 3, 65, 97))
+    with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
+        loss_terms(output, label, spec)
+    occurring = SimpleNamespace(flatten=lambda: SimpleNamespace(tolist=lambda: [0, 1, 2, 3, 4]))
+    monkeypatch.setattr(torch.Tensor, "nonzero", lambda self: occurring)
+    for _ in range(2):
+        with Copies() as copies:
+            loss_terms(output, label, spec)
+    assert copies.crossed == []
+
+
+def test_averaging_clipping_and_accumulated_losses_neither(fake, tmp_path, monkeypatch):
+    """What follows the backward pass, whose gradients are made up here."""
+    network, other = full().train(), full()
+    monkeypatch.setattr("copy.deepcopy", lambda network: other)  # fake tensors cannot be copied so
+    average = Average(network, 0.9, 0)
+    module = SimpleNamespace(
+        network=network,
+        parameters=network.parameters,
+        trainer=SimpleNamespace(precision_plugin=object()),
+    )
+    logs = Logs(tmp_path / "train.csv", 50, 0, None)
+    for parameter in network.parameters():
+        parameter.grad = torch.empty_like(parameter)
+    for step in range(3):
+        with Copies() as copies:
+            for _ in range(2):  # parts of a batch
+                logs.after_part({"fine": torch.zeros(()), "guide": torch.zeros(())})
+            LitSegmenter.configure_gradient_clipping(module, None, 1.0)
+            average.after_step(None, module, step + 1)
+        assert not step or copies.crossed == []
 
 
 @pytest.mark.parametrize("encoder", ["ocr", "ppm", "aspp", "sa"])
