@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from hfgd.data.archive import Source, read_bytes
 from hfgd.data.deep import raw_mode, refuse_deep, unread_tiff
@@ -16,6 +17,7 @@ SINGLE = ("L", "P", "I", "I;16", "I;16B", "1", "F", "LA", "PA")  # one value a p
 COLOURS = ("RGB", "RGBA", "P", "PA")
 # of a decoder: "L;4" are 4-bit numbers that PIL spreads over 0 to 255, "L;I" inverted ones
 _SPREAD = {"L;2": 85, "L;4": 17}
+_EXIF = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # where an orientation may be
 _TRANSPARENT = {"LA", "PA", "RGBA"}
 
 
@@ -79,7 +81,8 @@ def _ids(image: Image.Image, path: Source) -> Ids:
 def _upright(image: Image.Image) -> Image.Image:
     """The label turned by its EXIF orientation; a TIFF is turned when it is loaded."""
     image.load()
-    return ImageOps.exif_transpose(image) if image.getexif() else image
+    has_exif = isinstance(image, TiffImageFile) or not _EXIF.isdisjoint(image.info)
+    return ImageOps.exif_transpose(image) if has_exif else image
 
 
 def _opaque(values: Ids, path: Source) -> Ids:
