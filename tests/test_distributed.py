@@ -53,6 +53,14 @@ def car_gradients(features, label):
     return {name: term.item() for name, term in terms.items()}, gradients
 
 
+def with_idle_parameters():
+    """A network of a user's with a layer that no loss reaches."""
+    from test_training_engine import Volume
+
+    torch.manual_seed(0)
+    return Volume()
+
+
 def worker(rank, port, data, out, results):
     """What each of two processes does, as torchrun would have started it."""
     os.environ |= {
@@ -65,6 +73,7 @@ def worker(rank, port, data, out, results):
         results["scores", rank] = scored()
         results["car", rank] = car_gradients(features[rank : rank + 1], label[rank : rank + 1])
     fit(resting(data), out / "two")
+    fit(resting(data), out / "idle-two", network=with_idle_parameters())
     fit(None, out / "stopped", resume=True)  # one process had begun it
     results["done", rank] = True
     if dist.is_initialized():
@@ -94,6 +103,7 @@ def two(tmp_path_factory):
             fit(resting(data), out / "stopped")
     torch.set_num_threads(1)
     fit(resting(data), out / "one")
+    fit(resting(data), out / "idle-one", network=with_idle_parameters())
     with mp.Manager() as manager:
         results = manager.dict()
         mp.spawn(worker, (free_port(), data, out, results), nprocs=2)
@@ -178,6 +188,15 @@ def test_two_processes_train_as_one(two):
         assert report["images"] == 5
         assert np.sum(report["confusion"]) == labelled_pixels(out / "data")
     assert json.loads((out / "two/environment.json").read_text())["processes"] == 2
+
+
+@pytest.mark.slow
+def test_idle_parameters_train_over_processes_as_alone(two):
+    """DDP waits for the gradients of all parameters unless it is told to look."""
+    out, _ = two
+    one, both = weights(out / "idle-one"), weights(out / "idle-two")
+    for key in one:
+        torch.testing.assert_close(both[key], one[key], rtol=1e-3, atol=1e-5)
 
 
 def labelled_pixels(data):
