@@ -10,6 +10,7 @@ from hfgd.errors import HfgdError
 from hfgd.model.build import build
 from hfgd.model.network import Network
 from hfgd.model.segmenter import Segmenter
+from hfgd.model.spec import BackboneSpec
 from hfgd.recipes import find_recipe
 
 
@@ -25,13 +26,21 @@ def create(
 
     ``classes``: class names, instead of a bare number. ``pretrained``: False for random weights in
     the backbone, True for timm's (downloaded or cached), or a local file. Further keywords change
-    the ``model`` part of the recipe, ``create(..., stride=2, encoder="identity")``.
+    the ``model`` part of the recipe, ``create(..., stride=2, encoder="identity")``; ``backbone``
+    takes a name of timm's, ``backbone="resnet18"``.
     Raises HfgdError for unknown names and parts that do not fit.
     """
     if (num_classes is None) == (classes is None):
         raise HfgdError("create() takes either num_classes=N or classes=[names].")
     class_set = ClassSet.numbered(num_classes) if num_classes else ClassSet.of(list(classes or ()))
     changes = {f"model.{key}": value for key, value in model.items()}
+    backbone = changes.get("model.backbone")
+    if isinstance(backbone, str):
+        changes["model.backbone.name"] = changes.pop("model.backbone")
+    elif isinstance(backbone, BackboneSpec):
+        changes["model.backbone"] = backbone.model_dump(mode="json")
+    elif backbone is not None and not isinstance(backbone, dict):
+        raise HfgdError(f"backbone takes a name of timm's or a mapping, not {backbone!r}.")
     source = pretrained if isinstance(pretrained, bool) else str(pretrained)
     changes.setdefault("model.backbone.pretrained", source)
     resolved = find_recipe(recipe).with_(**changes)

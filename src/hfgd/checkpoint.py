@@ -28,7 +28,7 @@ def save_model(model: Network, folder: Path, facts: Mapping[str, Any] | None = N
     Both files replace older ones whole: a kill leaves the old file or the new one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    weights = _apart(model.state_dict())
     write_whole(folder / WEIGHTS, lambda part: save_file(weights, part))
     config = describe(model).model_copy(update={"facts": dict(facts or {})})
     content = config.model_dump(mode="json", exclude_none=True)
@@ -44,6 +44,18 @@ def add_facts(folder: Path, iteration: int, facts: Mapping[str, Any]) -> None:
     if known.get("iteration") == iteration:
         content["facts"] = {**known, **facts}
         write_text(file, json.dumps(content, indent=1) + "\n")
+
+
+def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each in memory of its own: safetensors takes no tied weights."""
+    apart: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, value in state.items():
+        tensor = value.detach().cpu().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        apart[key] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return apart
 
 
 def describe(model: Network) -> ModelConfig:
@@ -92,6 +104,11 @@ def model_folder(path: str | Path) -> Path:
             return folder
     if not path.exists():
         raise HfgdError(f"there is no model '{path}'; give a run folder or one with {WEIGHTS}.")
+    if path.suffix in (".onnx", ".xml", ".pt2"):
+        raise HfgdError(
+            f"'{path}' is an exported file, not a model folder; run it with "
+            f"hfgd.export.runtime.ExportedModel('{path}')."
+        )
     raise HfgdError(
         f"'{path}' holds no model; give a run folder, or a folder with {WEIGHTS} and {CONFIG}."
     )

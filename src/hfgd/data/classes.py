@@ -1,9 +1,9 @@
 """The classes of a data set: names in training order, colours, and the one ignore id."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Annotated
+from typing import Annotated, overload
 
 from pydantic import Field
 
@@ -44,6 +44,17 @@ class ClassSet:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        """The name of a class id, or the names of a slice."""
+        return self.names[index]
 
     @classmethod
     def of(cls, names: Sequence[str], palette: Sequence[Rgb] | None = None) -> "ClassSet":

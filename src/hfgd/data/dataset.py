@@ -2,9 +2,11 @@
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
-from hfgd.data.classes import ClassSet
+from hfgd.data.classes import IGNORE, ClassSet
+from hfgd.errors import HfgdError
 
 
 class Sample(NamedTuple):
@@ -35,6 +37,41 @@ class SegDataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+
+def sample_of(dataset: SegDataset, index: int) -> Sample:
+    """A sample; raises HfgdError, with data set, image and key, where it is none."""
+    sample = dataset[index]
+    try:
+        image, label, name = sample
+        shape, size = tuple(image.shape), tuple(label.shape)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise HfgdError(
+            f"data set '{dataset.title}', index {index}: expected a Sample (image, label, name), "
+            f"got {type(sample).__name__}."
+        ) from error
+    wrong = None
+    if image.dtype != torch.uint8 or len(shape) != 3 or shape[0] != 3:
+        wrong = f"image must be (3, H, W) uint8 RGB, not {shape} {_dtype(image)}"
+    elif label.dtype != torch.uint8 or len(size) != 2:
+        wrong = f"label must be (H, W) uint8 class ids, not {size} {_dtype(label)}"
+    elif size != shape[1:]:
+        wrong = f"label is {size} and its image {shape[1:]}; they must be of one size"
+    else:
+        count = len(dataset.classes)
+        odd = (label >= count) & (label != IGNORE) if count < IGNORE else None
+        if odd is not None and bool(odd.any()):
+            wrong = (
+                f"label holds the id {int(label[odd][0])}, and there are {count} classes "
+                f"(0 to {count - 1}, {IGNORE} for ignored)"
+            )
+    if wrong is not None:
+        raise HfgdError(f"data set '{dataset.title}', image '{name}': {wrong}.")
+    return sample
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 @runtime_checkable

@@ -113,16 +113,19 @@ def describe_extras(extras: Iterable[str], total: int, things: str) -> list[str]
 def read_image(source: "str | Source | Image.Image | np.ndarray", met: Met | None = None) -> Pixels:
     """An image as (H, W, 3) uint8 RGB, turned upright by its EXIF orientation.
 
-    ``met`` gets what the file holds besides. Raises HfgdError for a missing, truncated or foreign
-    file, and for an array of another form.
+    Arrays are (H, W, 3) or grey (H, W) uint8, tensors (3, H, W) uint8. ``met`` gets what the file holds
+    besides. Raises HfgdError for a missing, truncated or foreign file, and for an array of another
+    form.
     """
     if isinstance(source, np.ndarray):
-        if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
-            raise HfgdError(
-                "an image array must be (H, W, 3) uint8 RGB, "
-                f"not {source.shape} {source.dtype}; convert it first."
-            )
-        return source
+        return _from_array(source)
+    if type(source) in (list, tuple, bytes, int, float, dict, type(None)):
+        raise HfgdError(
+            f"an image is a path, a PIL image or an array (H, W, 3) uint8 RGB, not a "
+            f"{type(source).__name__}; of several images give one at a time."
+        )
+    if type(source).__module__.split(".")[0] == "torch":  # not imported here
+        return _from_tensor(source)
     if isinstance(source, Image.Image):
         return _rgb(source, "the given image", met)
     path = Path(source) if isinstance(source, str) else source
@@ -137,6 +140,32 @@ def extras_of(image: Image.Image) -> list[str]:
     ):
         extras.append("bands")
     return [*extras, "alpha"] if image.has_transparency_data else extras
+
+
+def _from_array(array: npt.NDArray[Any]) -> Pixels:
+    """An array as (H, W, 3) uint8 RGB that PyTorch can share: it takes no negative strides."""
+    grey = array.ndim == 2
+    if array.dtype != np.uint8 or not (grey or (array.ndim == 3 and array.shape[2] == 3)):
+        advice = "convert it first"
+        if array.dtype.kind == "f":
+            advice = "give (255 * array).round().astype('uint8') where it is in [0, 1]"
+        raise HfgdError(
+            f"an image array must be (H, W, 3) uint8 RGB, not {array.shape} {array.dtype}; {advice}."
+        )
+    if not array.size:
+        raise HfgdError(f"an image array must have pixels, and its shape is {array.shape}.")
+    rgb = np.repeat(array[..., None], 3, axis=2) if grey else array
+    return np.require(rgb, requirements=["C", "W"])
+
+
+def _from_tensor(tensor: Any) -> Pixels:
+    """A tensor (3, H, W) uint8 RGB, as data sets give it, as an array (H, W, 3)."""
+    if tensor.ndim != 3 or tensor.shape[0] != 3 or str(tensor.dtype) != "torch.uint8":
+        raise HfgdError(
+            f"an image tensor must be (3, H, W) uint8 RGB, not {tuple(tensor.shape)} "
+            f"{str(tensor.dtype).removeprefix('torch.')}; convert it first."
+        )
+    return _from_array(tensor.detach().cpu().permute(1, 2, 0).numpy())
 
 
 def has_more_pages(image: Image.Image) -> bool:

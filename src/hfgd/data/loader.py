@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from hfgd.data.dataset import Batch, Sample, SegDataset
+from hfgd.data.dataset import Batch, Sample, SegDataset, sample_of
 from hfgd.data.sampling import Counts, Donors, RareClasses, class_counts, needs_counts
 from hfgd.data.transforms.mixing import CopyPaste, CutMix
 from hfgd.data.transforms.pipeline import Augment
@@ -81,7 +81,7 @@ class TrainStream(Dataset[Sample | HfgdError]):
             own = stream(rng, RARE)
             if own.uniform() < self.augment.spec.rare_class_sampling:
                 index, wanted = self._rare.draw(own)
-        sample = self.augment(self.dataset[index], rng, wanted)
+        sample = self.augment(sample_of(self.dataset, index), rng, wanted)
         return self._mixed(sample, rng)
 
     def _mixed(self, sample: Sample, rng: Rng) -> Sample:
@@ -90,13 +90,15 @@ class TrainStream(Dataset[Sample | HfgdError]):
         own = stream(rng, COPY_PASTE)
         if self._donors is not None and own.uniform() < spec.chance:
             index, wanted = self._donors.draw(own)
-            other = self.augment(self.dataset[index], stream(rng, PARTNER + COPY_PASTE), wanted)
+            other = self.augment(
+                sample_of(self.dataset, index), stream(rng, PARTNER + COPY_PASTE), wanted
+            )
             sample = CopyPaste(tuple(self._donors.classes)).apply(sample, other)
         own = stream(rng, CUTMIX)
         change = CutMix.draw(spec, own) if spec.cutmix else None
         if change is not None:
             index = int(own.integers(len(self.dataset)))
-            other = self.augment(self.dataset[index], stream(rng, PARTNER + CUTMIX))
+            other = self.augment(sample_of(self.dataset, index), stream(rng, PARTNER + CUTMIX))
             sample = change.apply(sample, other)
         return sample
 
@@ -290,6 +292,6 @@ class _Plain(Dataset[Sample | HfgdError]):
 
     def __getitem__(self, position: int) -> Sample | HfgdError:
         try:
-            return self.dataset[self.indices[position]]
+            return sample_of(self.dataset, self.indices[position])
         except HfgdError as error:
             return error

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hfgd.data.classes import ClassSet
+from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.data.dataset import SegDataset
 from hfgd.data.loader import EvalBatches
 from hfgd.errors import HfgdError
@@ -70,6 +70,7 @@ class Tally:
         self._matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
         self._counts: list[Tensor] = []  # hits, labelled, predicted of each image (3, K)
         self._boundary_counts = torch.zeros(2, num_classes, dtype=torch.int64)
+        self._labelled: list[Tensor] = []  # pixels of each image that are not ignored
 
     def update(self, prediction: Tensor, label: Tensor, name: str) -> None:
         """Count one image: both maps (H, W)."""
@@ -77,6 +78,7 @@ class Tally:
         self._matrix = self._matrix.to(matrix.device) + matrix  # moves once
         self._counts.append(torch.stack([matrix.diagonal(), matrix.sum(1), matrix.sum(0)]))
         self._names.append(name)
+        self._labelled.append((label != IGNORE).sum())
         if self.boundary is not None:
             size = (label.shape[0], label.shape[1])
             width = boundary_pixels(size, self.boundary)
@@ -84,9 +86,17 @@ class Tally:
             self._boundary_counts = self._boundary_counts.to(counts.device) + counts
 
     def share(self) -> "Share":
-        """What was counted, on the CPU."""
+        """What was counted, on the CPU. Raises HfgdError for a class that there is none of."""
         empty = np.zeros((0, 3, self.num_classes), dtype=np.int64)
         counts = torch.stack(self._counts).cpu().numpy() if self._counts else empty
+        labelled = torch.stack(self._labelled).cpu().numpy() if self._labelled else counts[:, 0, 0]
+        odd = np.flatnonzero(counts[:, 1].sum(1) != labelled)
+        if len(odd):
+            raise HfgdError(
+                f"image '{self._names[odd[0]]}': its label or its prediction holds ids outside the "
+                f"{self.num_classes} classes (0 to {self.num_classes - 1}, {IGNORE} for ignored); "
+                "the data set or the network gives others."
+            )
         images = list(zip(self._names, counts, strict=True))
         return Share(images, self._matrix.cpu().numpy(), self._boundary_counts.cpu().numpy())
 

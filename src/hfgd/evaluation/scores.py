@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hfgd.data.classes import IGNORE, ClassSet
+from hfgd.data.classes import ClassSet
 from hfgd.errors import unknown
 
 Floats = npt.NDArray[np.float64]
@@ -133,9 +133,14 @@ class Scores:
 
 
 def count_pairs(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
-    """Pixels per (label, prediction): (K, K) int64, where the maps are, without waiting for them."""
-    pairs = label.long() * num_classes + prediction.long()
-    pairs = pairs.masked_fill(label == IGNORE, num_classes**2).flatten()
+    """Pixels per (label, prediction): (K, K) int64, where the maps are, without waiting for them.
+
+    Ignored pixels, and those outside the classes, are left out; Tally refuses the latter.
+    """
+    label, prediction = label.long(), prediction.long()
+    pairs = label * num_classes + prediction
+    counted = (label >= 0) & (label < num_classes) & (prediction >= 0) & (prediction < num_classes)
+    pairs = pairs.masked_fill(~counted, num_classes**2).flatten()
     if pairs.device.type == "cpu":
         counts = torch.bincount(pairs, minlength=num_classes**2 + 1)
     else:  # elsewhere bincount waits for the largest value

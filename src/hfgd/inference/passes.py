@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from hfgd.geometry import Frame, Grid, Size, Spans
 from hfgd.inference.protocol import SINGLE_SCALE, Protocol
-from hfgd.model.network import place_of
-from hfgd.model.output import best
+from hfgd.model.network import Network, place_of
+from hfgd.model.output import best, check_output
 from hfgd.resample import Axis, band_values, resize, strips, window_axis
 from hfgd.values import Branch
 
@@ -136,5 +136,7 @@ def _windows(
         corners = [(rows[row][0], columns[column][0]) for row, column in batch]
         crops = [image[..., top : top + height, left : left + width] for top, left in corners]
         output = model(torch.cat(crops), all_branches=branch != "fine")
+        if isinstance(model, Network):
+            check_output(output, len(model.classes))
         for (row, column), logits in zip(batch, output.branch(branch), strict=True):
             yield row, column, logits, output.frame

@@ -1,5 +1,6 @@
 """What training, scoring, saving and export need of a network: the door for networks of one's own."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,6 +91,16 @@ class Network(nn.Module):
         from hfgd.export.write import export_model
 
         return export_model(self, path, size=size, logits=logits, input=input)
+
+
+def check_forward(network: Network) -> None:
+    """Refuse a network whose forward takes no ``all_branches``: scoring gives it."""
+    parameters = inspect.signature(network.forward).parameters.values()
+    if not any(p.name == "all_branches" or p.kind is p.VAR_KEYWORD for p in parameters):
+        raise HfgdError(
+            f"{type(network).__name__}.forward must take all_branches: "
+            "def forward(self, image, all_branches=None)."
+        )
 
 
 @contextmanager

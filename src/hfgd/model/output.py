@@ -48,6 +48,25 @@ class SegOutput(NamedTuple):
         return torch.stack(maps)
 
 
+def check_output(output: object, classes: int) -> None:
+    """Refuse what is no SegOutput with a logit for each class. Looks at shapes, never at values."""
+    if not isinstance(output, SegOutput):
+        raise HfgdError(
+            f"the network's forward must return a SegOutput, not {type(output).__name__}."
+        )
+    for name in ("logits", "guide_logits", "aux_logits", "region_logits"):
+        logits = getattr(output, name)
+        if logits is None and name != "logits":
+            continue
+        shape = getattr(logits, "shape", ())
+        if len(shape) != 4 or shape[1] != classes:
+            found = "none" if logits is None else f"shape {tuple(shape)}"
+            raise HfgdError(
+                f"the network's {name} must be (B, {classes}, h, w), one for each of its {classes} "
+                f"classes; got {found}."
+            )
+
+
 def best(logits: Tensor) -> Tensor:
     """(H, W, K) → the best class of every pixel, (H, W) uint8; the first one of equals."""
     return logits.argmax(-1).to(torch.uint8)

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from hfgd.data.dataset import Sample, SegDataset
+from torch import Tensor
+
+from hfgd.data.dataset import Sample, SegDataset, label_of
 from hfgd.data.folder import FolderDataset
 from hfgd.data.open import SCENES, open_dataset, open_files
 
@@ -34,6 +36,11 @@ class Pool:
         split, index = self.places[position]
         return self.parts[split][index]
 
+    def label(self, position: int) -> Tensor:
+        """The label of an image alone."""
+        split, index = self.places[position]
+        return label_of(self.parts[split], index)
+
     def _name(self, split: str, index: int) -> str:
         part = self.parts[split]
         return part.pairs[index].name if isinstance(part, FolderDataset) else part[index].name
@@ -61,6 +68,10 @@ class Chosen:
 
     def __getitem__(self, position: int) -> Sample:
         return self.whole[self.indices[position]]
+
+    def label(self, position: int) -> Tensor:
+        """The label of an image alone."""
+        return label_of(self.whole, self.indices[position])
 
 
 def _known(data: str, data_yaml: Path | None) -> list[str]:

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from hfgd.checkpoint import is_by_hand
-from hfgd.data.dataset import SegDataset
+from hfgd.data.dataset import SegDataset, sample_of
 from hfgd.data.findings import refuse_one_class
 from hfgd.data.loader import EvalBatches, TrainBatches, TrainStream, count_workers
 from hfgd.data.open import open_dataset
@@ -38,7 +38,7 @@ from hfgd.losses.spec import check_class_weights
 from hfgd.model.backbones.timm_net import without_weights
 from hfgd.model.build import build, find_builder
 from hfgd.model.config import ModelConfig
-from hfgd.model.network import Network
+from hfgd.model.network import Network, check_forward
 from hfgd.parallel.device import own_gpu, pick_device, use_fast_matmuls
 from hfgd.parallel.rank import is_main, launched
 from hfgd.progress import Progress, format_duration, say
@@ -178,6 +178,10 @@ class Job:
                 f"the network knows the classes {', '.join(network.classes.names)}, and "
                 f"'{self.train_set.title}' has {', '.join(classes.names)}; they must agree."
             )
+        check_forward(network)
+        for dataset in (self.train_set, self.val_set):
+            if len(dataset):
+                sample_of(dataset, 0)  # a mistake in all of them shows before anything is written
         if recipe.train.init is not None and not self.start:
             start_from(network, recipe.train.init, self.code)
         told = {"name": recipe.name, "crop": recipe.augment.crop, "branch": recipe.branch}

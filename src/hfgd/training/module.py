@@ -15,6 +15,7 @@ from hfgd.data.dataset import Batch
 from hfgd.errors import HfgdError, TrainingStopped
 from hfgd.losses.terms import loss_terms
 from hfgd.model.network import Network, in_channels_last
+from hfgd.model.output import check_output
 from hfgd.parallel.processes import summed
 from hfgd.recipes.spec import Recipe, TrainSpec
 from hfgd.training.optim import make_optimiser, poly_schedule, rate_scales
@@ -106,6 +107,7 @@ class LitSegmenter(L.LightningModule):
             image = image.contiguous(memory_format=torch.channels_last)
         output = self._run[0](image)
         self.mark("forward")
+        check_output(output, len(self.network.classes))
         terms = loss_terms(output, batch.label, self.recipe.loss)
         loss = torch.stack(list(terms.values())).sum()
         detached = {name: term.detach() for name, term in terms.items()}

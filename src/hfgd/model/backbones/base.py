@@ -54,6 +54,11 @@ class Backbone(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) RGB in [0, 1] → four maps (B, C_i, H'/s_i, W'/s_i) of the padded image."""
+        if not image.is_floating_point():
+            raise HfgdError(
+                f"a network takes RGB as floats in [0, 1], not {image.dtype}; "
+                "give image.float() / 255."
+            )
         (height, width), (padded_height, padded_width), _ = self.frame(image)
         x = (image - self.mean) / self.std
         return self.pyramid(F.pad(x, (0, padded_width - width, 0, padded_height - height)))
