@@ -58,9 +58,9 @@ def check_output(output: object, classes: int) -> None:
         logits = getattr(output, name)
         if logits is None and name != "logits":
             continue
-        shape = getattr(logits, "shape", ())
+        shape: tuple[int, ...] = tuple(getattr(logits, "shape", ()))
         if len(shape) != 4 or shape[1] != classes:
-            found = "none" if logits is None else f"shape {tuple(shape)}"
+            found = "none" if logits is None else f"shape {shape}"
             raise HfgdError(
                 f"the network's {name} must be (B, {classes}, h, w), one for each of its {classes} "
                 f"classes; got {found}."
