@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import yaml
 
@@ -18,6 +19,7 @@ from hfgd.errors import HfgdError
 DEPTH = 60  # lists and mappings inside one another
 YAML_LETTERS = 2_000_000  # of a whole file
 YAML_VALUES = 300_000  # aliases count as what they stand for
+PIECE = 1 << 20  # letters of an XML text that are parsed at once
 NUMBER = 400  # letters of a number: more than the largest float has
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")  # NUL, and halves of surrogate pairs
 _ESCAPED = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
@@ -102,6 +104,28 @@ def parse_json(text: str, name: str) -> Any:
     if _ESCAPED.search(text):
         _refuse_no_text(value, name)
     return value
+
+
+def parse_xml(text: str, name: str) -> ElementTree.Element:
+    """The root of an XML text; raises HfgdError that begins with ``name``.
+
+    Document types are refused: they define entities, which can unfold to any size, or name files.
+    """
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise HfgdError(f"{name} has a document type, which no annotation needs; remove it.")
+    depth = 0
+    parser = ElementTree.XMLPullParser(("start", "end"))
+    try:
+        for at in range(0, len(text), PIECE):
+            parser.feed(text[at : at + PIECE])
+            for event, _ in parser.read_events():
+                depth += 1 if event == "start" else -1
+                if depth > DEPTH:
+                    raise HfgdError(f"{name} has more than {DEPTH} elements inside one another.")
+        root = parser.close()
+    except (ElementTree.ParseError, ValueError) as error:
+        raise HfgdError(f"{name} is no valid XML: {_short(error)}; it may be cut off.") from error
+    return root
 
 
 class _Loader(yaml.SafeLoader):

@@ -73,6 +73,12 @@ def import_(
     link: Annotated[
         bool, typer.Option("--link", help="Link the images, do not copy them.")
     ] = False,
+    rle_order: Annotated[
+        Literal["columns", "rows"] | None,
+        typer.Option(
+            help="How a csv's run lengths count pixels; decided by the file if not given."
+        ),
+    ] = None,
 ) -> None:
     """Make a data folder of COCO, LabelMe, CVAT, … files.
 
@@ -83,7 +89,7 @@ def import_(
     from hfgd.data.importer import import_data
     from hfgd.progress import Progress
 
-    rules = Rules(format, split, seed, unlabelled, on_overlap, link)
+    rules = Rules(format, split, seed, unlabelled, on_overlap, link, rle_order)
     with Progress("importing", 1) as progress:
 
         def tell(done: int, total: int) -> None:

@@ -66,12 +66,14 @@ def _overlaps(report: "ImportReport") -> str:
 
 def print_split(outcome: "SplitOutcome") -> None:
     """Groups and images of both sides, and how much of every class val has."""
+    from hfgd.data.formats.base import counted
+
     console = Console(highlight=False, soft_wrap=True)
     images = sum(outcome.images.values())
     for split, groups in outcome.groups.items():
         number = outcome.images[split]
         console.print(
-            f"{split}: {len(groups):,} groups, {number:,} images "
+            f"{split}: {counted(len(groups), 'group')}, {counted(number, 'image')} "
             f"({100 * number / images:.1f} %): {_few(groups)}",
             markup=False,
         )

@@ -4,6 +4,7 @@ import io
 import lzma
 import os
 import struct
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from typing import NamedTuple
 from hfgd.errors import HfgdError
 from hfgd.parse import refuse_special
 
+# what operating systems and storage boxes put beside files; @eaDir holds thumbnails of images
+LEFTOVERS = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle"})
 LARGEST = 1 << 30  # bytes of one file that an archive may unpack to
 PIECE = 1 << 22
 # an encrypted member raises RuntimeError, an unknown compression NotImplementedError
@@ -118,6 +121,23 @@ def list_files(root: Path, zips: bool = True, skip: Path | None = None) -> dict[
     return files | {path.relative_to(root).as_posix(): path for path in files_below(root, skip)}
 
 
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of that name was made by an operating system, not by the user."""
+    return name.lower() in LEFTOVERS or name.startswith("._") or name == ".DS_Store"
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form (NFC): macOS writes 'é' as two characters, others as one."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def told_apart(*names: object) -> list[str]:
+    """Names in quotes for a message; with escapes where they look the same and are not."""
+    texts = [str(name) for name in names]
+    alike = len({composed(text) for text in texts}) < len(set(texts))
+    return [ascii(text) if alike else f"'{text}'" for text in texts]
+
+
 def files_below(folder: Path, skip: Path | None = None) -> list[Path]:
     """Every file below a folder, in order of its path. Links are followed, to folders too.
 
@@ -141,6 +161,8 @@ def _walk(folder: str, above: tuple[str, ...]) -> Iterator[str]:
         return
     with os.scandir(folder) as entries:
         for entry in entries:
+            if is_leftover(entry.name):
+                continue
             # for a link to itself the entry raises, where os.path says False
             if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 yield from _walk(entry.path, (*above, here))
@@ -150,4 +172,8 @@ def _walk(folder: str, above: tuple[str, ...]) -> Iterator[str]:
 
 def _members(path: Path) -> dict[str, Source]:
     archive = _archive(path, os.getpid())
-    return {n: Entry(path, n) for n in archive.namelist() if not n.endswith("/")}
+    return {
+        name: Entry(path, name)
+        for name in archive.namelist()
+        if not name.endswith("/") and not any(map(is_leftover, name.split("/")))
+    }

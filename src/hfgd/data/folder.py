@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hfgd.data.archive import Source
+from hfgd.data.archive import Source, composed, told_apart
 from hfgd.data.classes import ClassSet, Rgb, refuse_misread, voc_colour
 from hfgd.data.dataset import Sample
 from hfgd.data.images import images_below, read_image, without_suffix
@@ -185,11 +185,12 @@ def _by_stem(folder: Path) -> dict[str, Source]:
         return {}
     files: dict[str, Source] = {}
     for path in images_below(folder):
-        name = without_suffix(path.relative_to(folder)).as_posix()
+        name = composed(without_suffix(path.relative_to(folder)).as_posix())
         if name in files:
+            first, second = told_apart(files[name], path)
             raise HfgdError(
-                f"'{files[name]}' and '{path}' have the same stem, so labels cannot be "
-                "paired with them; keep one of the two."
+                f"{first} and {second} have the same stem, so labels cannot be paired with them; "
+                "keep one of the two."
             )
         files[name] = path
     return files

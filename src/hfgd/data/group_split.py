@@ -76,9 +76,10 @@ def split_folder(
     members = _members(data, by)
     names = sorted({member.group for member in members})
     if len(names) < 2:
+        every = "the only image" if len(members) == 1 else f"all {len(members)} images"
         raise HfgdError(
-            f"'--by {by}' puts all {len(members)} images into one group, '{names[0]}', which "
-            "cannot be split; use a key that differs."
+            f"'--by {by}' puts {every} into one group, '{names[0]}', which cannot be split; "
+            "use a key that differs."
         )
     counts = _count(data, members, progress)
     index = {name: number for number, name in enumerate(names)}

@@ -19,6 +19,7 @@ from hfgd.data.export import data_yaml_text
 from hfgd.data.formats import AUTO
 from hfgd.data.formats.base import UNLABELLED, Annotated
 from hfgd.data.formats.paint import OnOverlap, make_label
+from hfgd.data.formats.tree import RleOrder
 from hfgd.data.images import Pixels
 from hfgd.errors import HfgdError
 from hfgd.files import alone, as_filed, inside, remove_empty, write_whole
@@ -28,7 +29,8 @@ from hfgd.files import alone, as_filed, inside, remove_empty, write_whole
 class Rules:
     """How to import. ``unlabelled``: 'ignore', 'background', a class, or None for the format's own.
 
-    ``train``: share of the images for train where the source has no splits.
+    ``train``: share of the images for train where the source has no splits. ``rle_order``: how run
+    lengths count pixels, decided by the file where None.
     """
 
     format: str = AUTO
@@ -37,6 +39,7 @@ class Rules:
     unlabelled: str | None = None
     on_overlap: OnOverlap = "last"
     link: bool = False
+    rle_order: RleOrder | None = None
 
 
 @dataclass(frozen=True)

@@ -68,12 +68,18 @@ def import_data(
     Raises HfgdError for what cannot be read or is not sure, naming file and key.
     """
     rules = rules or Rules()
-    tree = Tree(path, skip=out)
+    tree = Tree(path, skip=out, rle_order=rules.rle_order)
     format, reason = find_format(rules.format, tree)
     found = format.read(tree)
     if not found.items:
         raise HfgdError(f"'{path}' has no annotated image.")
+    if all(item.label is None and not item.shapes for item in found.items):
+        raise HfgdError(
+            f"'{path}' has {counted(len(found.items), 'image')} and no annotated shape or mask, so "
+            "there is nothing to learn from; annotate some, and export again."
+        )
     classes, table, unlabelled = _classes(found, rules.unlabelled)
+    found.items = _annotated(found, unlabelled)
     splits, split_rule = _split(found.items, rules.train, rules.seed)
     jobs = [job_of(item, split, out) for item, split in zip(found.items, splits, strict=True)]
     report = ImportReport(
@@ -129,6 +135,23 @@ def _classes(found: Annotations, asked: str | None) -> tuple[ClassSet, Pixels, s
             "--unlabelled background makes everything else a class"
         )
     return ClassSet.of(names, palette), table, target
+
+
+def _annotated(found: Annotations, unlabelled: str) -> list[Annotated]:
+    """The items to import: an image that nobody annotated is all of a class, or it is left out."""
+    bare = sum(item.unannotated for item in found.items)
+    if not bare:
+        return found.items
+    images = counted(bare, "image")
+    if unlabelled == "ignore":
+        found.notes.append(
+            f"{images} without any annotation left out (--unlabelled background keeps them)"
+        )
+        return [item for item in found.items if not item.unannotated]
+    found.notes.append(
+        f"{images} without any annotation: all '{unlabelled}' (--unlabelled ignore leaves them out)"
+    )
+    return found.items
 
 
 def _split(items: list[Annotated], train: float, seed: int) -> tuple[list[str], str]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from hfgd.data.archive import BROKEN_ZIP, LARGEST, read_bounded
+from hfgd.data.archive import BROKEN_ZIP, LARGEST, is_leftover, read_bounded
 from hfgd.data.images import IMAGE_SUFFIXES
 from hfgd.errors import HfgdError
 from hfgd.parse import refuse_special
@@ -64,7 +64,8 @@ def image_members(archive: str) -> tuple[list[str], str | None]:
 
 def _is_picture(name: str) -> bool:
     path = PurePosixPath(name)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    kept = not path.name.startswith(".") and not any(map(is_leftover, path.parts))
+    return kept and path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _sample(name: str) -> str:

@@ -205,8 +205,10 @@ def _at_address(address: str, top: PurePosixPath) -> Iterator[Item]:
 
 
 def _is_image(path: str) -> bool:
-    name = path.replace(os.sep, "/").rpartition("/")[2]
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    *folders, name = path.replace(os.sep, "/").split("/")
+    if name.startswith(".") or "@eaDir" in folders:  # thumbnails of a storage box
+        return False
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _inside(name: str) -> str:

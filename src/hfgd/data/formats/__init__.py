@@ -4,6 +4,7 @@ from hfgd.data.formats.base import Annotated, Annotations, Format
 from hfgd.data.formats.coco import COCO
 from hfgd.data.formats.coco_panoptic import COCO_PANOPTIC
 from hfgd.data.formats.cvat import CVAT
+from hfgd.data.formats.cvat_images import CVAT_IMAGES
 from hfgd.data.formats.kaggle import KAGGLE
 from hfgd.data.formats.labelme import LABELME
 from hfgd.data.formats.labelstudio import LABELSTUDIO
@@ -22,6 +23,7 @@ FORMATS: dict[str, Format] = {
         COCO_PANOPTIC,
         LABELME,
         CVAT,
+        CVAT_IMAGES,
         VOC,
         ROBOFLOW,
         LABELSTUDIO,

@@ -40,6 +40,7 @@ class Annotated:
     ``name``: the image's path in the data folder without suffix. ``place``: the annotating file.
     ``size``: height and width of the image as the annotations state them. ``split``: train, val or
     test where the source says so. ``mask``: its header is compared before ``label`` reads it.
+    ``unannotated``: the source lists the image and says nothing of it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Annotated:
     shapes: tuple[Shape, ...] = ()
     label: Callable[[], Pixels] | None = None  # class indices, UNLABELLED and IGNORE
     mask: Source | None = None  # the file that ``label`` reads
+    unannotated: bool = False  # listed by the source, without any annotation
 
 
 @dataclass

@@ -27,6 +27,7 @@ from hfgd.data.formats.regions import Polygons, Region, Runs
 from hfgd.data.formats.tree import LOOKED_AT, Tree, split_of_file, without_suffix
 from hfgd.errors import HfgdError
 
+COCOS_CROWDS = 900_000_000_000
 KEYS = ("images", "annotations", "categories")
 
 
@@ -67,6 +68,7 @@ def read(tree: Tree) -> Annotations:
 
 
 NOTES = {
+    "brush": "{number} with a mask say iscrowd, as CVAT's brush masks do: kept in the file's order",
     "crowd": "{number} of crowds (iscrowd) count as their class, below all others where they overlap",
     "box": "{number} with a box and no segmentation left out",
 }
@@ -133,6 +135,7 @@ def _read_file(tree: Tree, path: str, table: Categories, notes: Counter[str]) ->
     data, place = tree.json(path), tree.place(path)
     images = images_of(data, place)
     shapes: dict[Any, list[Shape]] = {number: [] for number in images}
+    brush = _brush_masks(data)
     for position, record in enumerate(take(data, "annotations", list, place)):
         number = record.get("id", f"number {position}") if isinstance(record, dict) else position
         where = f"{place}: annotation {number}"
@@ -146,8 +149,8 @@ def _read_file(tree: Tree, path: str, table: Categories, notes: Counter[str]) ->
             notes["box"] += 1
             continue
         crowd = record.get("iscrowd") in (1, True)
-        notes["crowd"] += crowd
-        shapes[image_id].append(Shape(index, region, where, below=crowd))
+        notes["brush" if brush else "crowd"] += crowd
+        shapes[image_id].append(Shape(index, region, where, below=crowd and not brush))
     notes["empty"] += sum(not found for found in shapes.values())
     split, folder = split_of_file(path), posixpath.dirname(path)
     items = []
@@ -165,6 +168,21 @@ def _read_file(tree: Tree, path: str, table: Categories, notes: Counter[str]) ->
             )
         )
     return items
+
+
+def _brush_masks(data: dict[str, Any]) -> bool:
+    """Whether iscrowd means nothing: CVAT writes it for each mask that was drawn with the brush.
+
+    COCO's own crowds are run lengths too; their ids have twelve digits and begin with 900.
+    """
+    runs = [
+        record
+        for record in data["annotations"]
+        if isinstance(record, dict) and isinstance(record.get("segmentation"), dict)
+    ]
+    crowds = [record for record in runs if record.get("iscrowd") in (1, True)]
+    own = any(isinstance(r.get("id"), int) and r["id"] >= COCOS_CROWDS for r in crowds)
+    return len(runs) > 0 and len(crowds) == len(runs) and not own
 
 
 def _region(segmentation: Any, size: tuple[int, int] | None, place: str) -> Region | None:

@@ -1,15 +1,19 @@
-"""Kaggle's run-length csv: an image a row and 'start length start length …', down the columns from 1.
+"""Kaggle's run-length csv: an image and 'start length start length …' in each row, pixels from 1.
 
-The forms of Severstal, Airbus, clouds, TGS salt and HuBMAP: a column of images, one of runs, and a
-class in a column of its own or behind the image's name ('x.jpg_3'). Competitions that count along
-the rows instead ('segmentation', 'annotation') are refused by their column's name.
+The forms of Severstal, Airbus, clouds, TGS salt, HuBMAP, Carvana, Sartorius and UW-Madison: a column of
+images, one of runs, and a class in a column of its own or behind the image's name ('x.jpg_3'). Pixels
+are counted down the columns or along the rows; see ``_order``. Relative run lengths are refused.
 """
 
 import csv
 import posixpath
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 
+from scipy import ndimage
+
+from hfgd.data.archive import Source
 from hfgd.data.formats.base import (
     Annotated,
     Annotations,
@@ -20,15 +24,20 @@ from hfgd.data.formats.base import (
     shown,
     size_of,
 )
+from hfgd.data.formats.paint import upright
 from hfgd.data.formats.regions import Spans
-from hfgd.data.formats.tree import Tree, split_of_file, without_suffix
-from hfgd.data.images import IMAGE_SUFFIXES
+from hfgd.data.formats.tree import RleOrder, Tree, split_of_file, without_suffix
+from hfgd.data.images import IMAGE_SUFFIXES, read_header
 from hfgd.errors import HfgdError
 
 IMAGES = ("imageid", "image_id", "id", "image", "img", "img_id", "filename", "file_name")
 JOINED = ("imageid_classid", "image_label", "image_class")
+ORDERS: tuple[RleOrder, RleOrder] = ("columns", "rows")
+COLUMNWISE = ("encodedpixels", "rle", "rle_mask")
 RUNS = ("encodedpixels", "rle", "rle_mask", "rle_encoding", "encoding", "encoded_pixels")
-ROWWISE = ("segmentation", "annotation")
+ROWWISE = ("segmentation", "annotation")  # columns of competitions that count along the rows
+MEASURED, LARGEST = 20, 1 << 25  # masks that are looked at, and pixels of one
+CLEAR = 1.25  # one reading's outline is that much longer than the other's: it is the wrong one
 CLASSES = ("classid", "class_id", "class", "label", "category")
 ONLY_CLASS = "foreground"
 
@@ -37,7 +46,9 @@ def sniff(tree: Tree) -> str | None:
     """Why it looks like Kaggle's csv."""
     for path in tree.candidates(".csv"):
         header = _header(tree, path)
-        if any(n in RUNS for n in header) and any(n in (*IMAGES, *JOINED) for n in header):
+        if any(n in (*RUNS, *ROWWISE) for n in header) and any(
+            n in (*IMAGES, *JOINED) for n in header
+        ):
             return f"{tree.place(path)} has a column of images and one of run lengths"
     return None
 
@@ -53,26 +64,33 @@ def read(tree: Tree) -> Annotations:
         where = f"{place}: line {line}"
         image, label = _image_and_class(row, where)
         sizes[image] = size_of({k: v or None for k, v in row.items()}, "height", "width", where)
-        text = next(row[key] for key in RUNS if key in row).strip()
+        text = next(row[key] for key in (*RUNS, *ROWWISE) if key in row).strip()
         masks = found[image]
         if label:
             classes.add(label)
-        if text in ("", "-1"):
+        if text.lower() in ("", "-1", "nan"):
             continue  # nothing of that class in the image
         if not label:
             raise HfgdError(f"{where} has run lengths and no class.")
         masks.append((label, parse_runs(text, where), where))
+    sources = {image: _source(tree, image, place, split_of_file(path)) for image in found}
+    order, why = tree.rle_order, "as --rle-order says"
+    if order is None:
+        order, why = _order(tree, path, found, sources, sizes)
     names = class_names(sorted(classes, key=_numbers_first), place)
     split = split_of_file(path)
     items = []
     for image, rows in found.items():
-        stem = posixpath.splitext(image)[1].lower() not in IMAGE_SUFFIXES
-        source = tree.source(tree.image(image, place, split=split, stem=stem))
-        shapes = tuple(Shape(names.index(label), runs, where) for label, runs, where in rows)
-        name = image if stem else without_suffix(image)
-        items.append(Annotated(name, source, place, sizes[image], split, shapes))
+        shapes = tuple(
+            Shape(names.index(label), replace(runs, order=order), where)
+            for label, runs, where in rows
+        )
+        name = image if _is_stem(image) else without_suffix(image)
+        items.append(Annotated(name, sources[image], place, sizes[image], split, shapes))
     empty = sum(not item.shapes for item in items)
-    notes = [f"{counted(empty, 'image')} without any mask: all background"] if empty else []
+    way = "down the columns" if order == "columns" else "along the rows"
+    notes = [f"run lengths are read {way}, {why}"]
+    notes += [f"{counted(empty, 'image')} without any mask: all background"] if empty else []
     rest = len(tree.images) - len(items)
     notes += [f"{counted(rest, 'image')} that the csv does not name left out"] if rest else []
     return Annotations(names, items, unlabelled="background", notes=notes)
@@ -86,7 +104,71 @@ def parse_runs(text: str, place: str) -> Spans:
             f"{place}: the run lengths {shown(text)} are no pairs of whole numbers 'start length'."
         )
     values = [int(word) for word in words]
+    end = 0
+    for first, length in zip(values[::2], values[1::2], strict=True):
+        if first < end:
+            raise HfgdError(
+                f"{place}: the run '{first} {length}' begins before the end of the run before it, so "
+                "these are relative run lengths (as SIIM-ACR has them), each counted from the end "
+                "of the one before; they are not read. Convert them to absolute starts first."
+            )
+        end = first + length
     return Spans(tuple(zip(values[::2], values[1::2], strict=True)))
+
+
+def _is_stem(image: str) -> bool:
+    """Whether the csv names images without their suffix."""
+    return posixpath.splitext(image)[1].lower() not in IMAGE_SUFFIXES
+
+
+def _source(tree: Tree, image: str, place: str, split: str | None) -> Source:
+    return tree.source(tree.image(image, place, split=split, stem=_is_stem(image)))
+
+
+def _order(
+    tree: Tree,
+    path: str,
+    found: dict[str, list[tuple[str, Spans, str]]],
+    sources: dict[str, Source],
+    sizes: dict[str, tuple[int, int] | None],
+) -> tuple[RleOrder, str]:
+    """How the runs count pixels, and why: what the masks look like, then what the header means.
+
+    Read the wrong way a mask of an image that is not square falls into streaks, whose outline is
+    many times longer. In a square image both readings are equal but for a transposition.
+    Raises HfgdError where neither masks nor header decide.
+    """
+    outline, pieces, measured = Counter[RleOrder](), Counter[RleOrder](), 0
+    for image, rows in found.items():
+        if measured >= MEASURED or not rows:
+            continue
+        height, width = sizes[image] or upright(read_header(sources[image]))
+        if height == width or height * width > LARGEST:
+            continue
+        measured += 1
+        for order in ORDERS:
+            for _, runs, where in rows:
+                try:
+                    mask = replace(runs, order=order).mask(height, width)
+                except HfgdError as error:
+                    raise HfgdError(f"{where}: {error}") from error
+                edges = (mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum()
+                outline[order] += int(edges)
+                pieces[order] += int(ndimage.label(mask)[1])
+    best, other = sorted(ORDERS, key=lambda order: outline[order])
+    if outline[other] > CLEAR * outline[best] and pieces[best] <= pieces[other]:
+        return best, f"as the outlines of {counted(measured, 'image')} show"
+    header = _header(tree, path)
+    if any(name in ROWWISE for name in header) or {"img", "rle_mask"} <= set(header):
+        return "rows", "as competitions with this header count"
+    if known := next((name for name in COLUMNWISE if name in header), None):
+        return "columns", f"as competitions with a column '{known}' count"
+    if not any(found.values()):
+        return "columns", "though there are none"
+    raise HfgdError(
+        f"{tree.place(path)} does not show whether its run lengths go down the columns or along the "
+        "rows; look at one image, and say --rle-order columns or --rle-order rows."
+    )
 
 
 def _image_and_class(row: dict[str, str], where: str) -> tuple[str, str]:
@@ -134,13 +216,8 @@ def _chosen(tree: Tree) -> str:
         header = _header(tree, path)
         if not any(name in (*IMAGES, *JOINED) for name in header):
             continue
-        if any(name in RUNS for name in header):
+        if any(name in (*RUNS, *ROWWISE) for name in header):
             good.append(path)
-        elif any(name in ROWWISE for name in header):
-            raise HfgdError(
-                f"{tree.place(path)} has its run lengths in a column of a competition that counts "
-                "along the rows; only those down the columns are read (EncodedPixels, rle)."
-            )
     if len(good) > 1:
         # beside the training masks lies a sample of what to submit
         good = [path for path in good if "sample" not in path.lower()] or good

@@ -36,6 +36,7 @@ from hfgd.data.rle import Mask
 from hfgd.errors import HfgdError
 
 LABELS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels")
+NO_AREAS = ("keypointlabels", "keypoint", "videorectangle", "timelinelabels", "ocrlabels")
 UNREAD = ("bitmask", "bitmasklabels", "vectorlabels", "vector")  # areas that are not read
 CHANNELS = 4
 
@@ -58,7 +59,7 @@ def read(tree: Tree) -> Annotations:
             f"'{tree.root}' has no JSON file with a list of tasks that have 'annotations' and "
             "'data'; export 'JSON' (not JSON-MIN) from Label Studio."
         )
-    notes = Counter[str]()
+    notes = Counter[tuple[str, str]]()
     found = []
     for path in files:
         for position, task in enumerate(tree.json(path)):
@@ -68,9 +69,13 @@ def read(tree: Tree) -> Annotations:
                 raise HfgdError(f"{place} is {shown(task)}, not a record.")
             annotation = _annotation(task, place)
             if annotation is None:
-                notes["task without an annotation"] += 1
+                notes["task", "without an annotation"] += 1
                 continue
-            found.append((path, task, place, _regions(annotation, place, notes)))
+            regions = _regions(annotation, place, notes)
+            if not regions and not any(map(_file_name, take(task, "data", dict, place).values())):
+                notes["task", "of a text, sound or video"] += 1
+                continue
+            found.append((path, task, place, regions))
     if not found:
         raise HfgdError(f"{tree.place(files[0])} has no task with an annotation.")
     labels = {label for *_, regions in found for label, *_ in regions}
@@ -88,10 +93,11 @@ def read(tree: Tree) -> Annotations:
         items.append(
             Annotated(name, tree.source(image), place, next(iter(sizes), None), shapes=shapes)
         )
-    told = [f"{counted(number, thing)} left out" for thing, number in sorted(notes.items())]
+    told = [f"{counted(n, thing)} {rest} left out" for (thing, rest), n in sorted(notes.items())]
     return Annotations(names, items, notes=told)
 
 
+Notes = Counter[tuple[str, str]]  # what was left out: the thing, and which
 Found = tuple[str, Region, tuple[int, int], str]  # label, region, size of the image, place
 
 
@@ -109,7 +115,7 @@ def _annotation(task: Any, place: str) -> Any:
     return chosen[0] if chosen else None
 
 
-def _regions(annotation: Any, place: str, notes: Counter[str]) -> list[Found]:
+def _regions(annotation: Any, place: str, notes: Notes) -> list[Found]:
     """The areas of an annotation in their order; a region and its label may be two records."""
     merged: dict[Any, dict[str, Any]] = {}
     for position, record in enumerate(take(annotation, "result", list, place)):
@@ -117,7 +123,8 @@ def _regions(annotation: Any, place: str, notes: Counter[str]) -> list[Found]:
             raise HfgdError(f"{place}: 'result' has {shown(record)}, which is no record.")
         value = record.get("value")
         if not isinstance(value, dict):
-            continue  # a relation between two regions
+            notes["relation", "between regions"] += 1
+            continue
         key = record.get("id", f"number {position}")
         key = key if isinstance(key, str | int) else shown(key)
         before = merged.get(key, {"value": {}})
@@ -129,8 +136,9 @@ def _regions(annotation: Any, place: str, notes: Counter[str]) -> list[Found]:
         kind = str(record.get("type"))
         if kind in UNREAD or "imageDataURL" in value:
             raise HfgdError(f"{where}: areas of the type '{kind}' are not read; use a brush.")
-        if not ({"rle", "points", "radiusX"} & value.keys() or "width" in value):
-            notes[f"'{kind}' without an area"] += 1
+        area = {"rle", "points", "radiusX"} & value.keys() or {"width", "height"} <= value.keys()
+        if not area or kind in NO_AREAS:
+            notes["region", f"of the type '{kind}', which is no area,"] += 1
             continue
         labels = next((value[name] for name in LABELS if name in value), None)
         if not isinstance(labels, list) or len(labels) != 1:

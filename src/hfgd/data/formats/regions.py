@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -106,9 +106,13 @@ class Runs:
 
 @dataclass(frozen=True)
 class Spans:
-    """Kaggle's run-length encoding: ``spans`` of (first pixel, length), down the columns, from 1."""
+    """Kaggle's run-length encoding: ``spans`` of (first pixel, length), counted from 1.
+
+    ``order``: down the columns, or along the rows.
+    """
 
     spans: tuple[tuple[int, int], ...]
+    order: Literal["columns", "rows"] = "columns"
 
     def mask(self, height: int, width: int) -> Mask:
         flat = np.zeros(height * width, dtype=bool)
@@ -119,7 +123,7 @@ class Spans:
                     f"of {height}×{width}."
                 )
             flat[first - 1 : first - 1 + length] = True
-        return flat.reshape((height, width), order="F")
+        return flat.reshape((height, width), order="F" if self.order == "columns" else "C")
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,15 @@ from collections import defaultdict
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from hfgd.data.archive import Source, list_files, read_bytes
+from hfgd.data.archive import Source, composed, is_leftover, list_files, read_bytes
 from hfgd.data.images import IMAGE_SUFFIXES
 from hfgd.errors import HfgdError
 from hfgd.parse import parse_json, parse_yaml, refuse_special
 
 ANNOTATIONS = ("annotation", "annotations", "ann", "labels")  # folders that hold no images
+RleOrder = Literal["columns", "rows"]
 LOOKED_AT = 100  # JSON files that are opened to find out a format
 SPLITS = {
     "train": ("train", "training", "trn"),
@@ -29,15 +30,19 @@ _OUTSIDE = re.compile(
 class Tree:
     """Files by their path below ``root``. ``given``: the one file that was named, if one was.
 
-    ``skip``: a folder that does not count, since it is the one that is written.
+    ``skip``: a folder that does not count, since it is the one that is written. ``rle_order``: how
+    run lengths count pixels, where the user says so.
     """
 
-    def __init__(self, path: Path, skip: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, skip: Path | None = None, rle_order: RleOrder | None = None
+    ) -> None:
         path = path.expanduser()
         if not path.exists():
             raise HfgdError(f"there is no '{path}'; give the folder, zip or file to import.")
         refuse_special(path)
         self.given: str | None = None
+        self.rle_order = rle_order
         self.root = path
         if path.is_dir():
             files = list_files(path, skip=skip)
@@ -117,16 +122,17 @@ class Tree:
         ``without``: names of folders that hold labels and no images. ``stem``: without suffix.
         Raises HfgdError where there is none, or several.
         """
-        wanted = clean(name)
+        wanted = composed(clean(name))
         table = self._by_stem if stem else self._by_name
         same = {
-            path: posixpath.splitext(path)[0] if stem else path
+            path: composed(posixpath.splitext(path)[0] if stem else path)
             for path in table.get(posixpath.basename(wanted), ())
             if not without.intersection(path.split("/")[:-1])
         }
         found: list[str] = []
         for folder in near:
-            found = found or [p for p, end in same.items() if end == clean(f"{folder}/{name}")]
+            full = composed(clean(f"{folder}/{name}"))
+            found = found or [path for path, end in same.items() if end == full]
         found = found or [p for p, end in same.items() if f"/{end}".endswith(f"/{wanted}")]
         if not found and _OUTSIDE.search(name):
             found = list(same)  # a path of another machine: its last part must do
@@ -140,7 +146,8 @@ class Tree:
                 f"'{self.root}', '{found[0]}' and '{found[1]}' first; keep one."
             )
         if any(
-            posixpath.basename(path) == posixpath.basename(wanted) and path not in self.images
+            composed(posixpath.basename(path)) == posixpath.basename(wanted)
+            and path not in self.images
             for path in self.files
         ):
             raise HfgdError(
@@ -159,12 +166,13 @@ class Tree:
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
-        return _grouped((posixpath.basename(path), path) for path in self.images)
+        return _grouped((composed(posixpath.basename(path)), path) for path in self.images)
 
     @cached_property
     def _by_stem(self) -> dict[str, list[str]]:
         return _grouped(
-            (posixpath.splitext(posixpath.basename(path))[0], path) for path in self.images
+            (composed(posixpath.splitext(posixpath.basename(path))[0]), path)
+            for path in self.images
         )
 
     def source(self, name: str) -> Source:
@@ -226,8 +234,8 @@ def _depth(name: str) -> tuple[int, str]:
 
 
 def _counts(name: str) -> bool:
-    """Neither hidden nor what a Mac puts into its archives."""
-    return not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    """Neither hidden nor left by an operating system."""
+    return not any(part.startswith(".") or is_leftover(part) for part in name.split("/"))
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from hfgd.data.archive import Source
+from hfgd.data.archive import Source, composed
 from hfgd.data.classes import voc_colour
 from hfgd.data.formats.base import (
     IGNORE,
@@ -92,22 +92,22 @@ def find_masks(tree: Tree) -> dict[str, str]:
         for folder in FOLDERS:
             if folder in parts[:-1] and path.lower().endswith(".png"):
                 name = "/".join(parts[parts.index(folder) + 1 :])
-                masks.setdefault(posixpath.splitext(name)[0], path)
+                masks.setdefault(composed(posixpath.splitext(name)[0]), path)
     return masks
 
 
 def pair_masks(
     tree: Tree, masks: dict[str, str], read_one: Callable[[Source], Pixels]
 ) -> tuple[list[Annotated], list[str]]:
-    """Label images with their images and splits, and what to tell of those that are in no list."""
+    """Label images with their images and splits, the images that are listed without one, notes."""
     splits, notes = _lists(tree, masks)
-    items = []
+    items = _unannotated(tree, {n: s for n, s in splits.items() if n not in masks}, notes)
     for name, path in masks.items():
         if splits and name not in splits:
             continue
         place = tree.place(path)
         base = path.split("/Segmentation")[0] if "/Segmentation" in path else ""
-        near = (f"{base}/JPEGImages", base)
+        near = (f"{base}/JPEGImages", base)  # where both tools put their images
         image = tree.image(name, place, near, without=MASKS, stem=True)
         source = tree.source(path)
         items.append(
@@ -132,24 +132,41 @@ def _lists(tree: Tree, masks: dict[str, str]) -> tuple[dict[str, str | None], li
     if {"train", "val"} <= set(by_split.values()):
         by_split = {path: split for path, split in by_split.items() if split}  # not trainval.txt
     splits: dict[str, str | None] = {}
+    notes: list[str] = []
     for path, split in by_split.items():
-        for line in tree.text(path).splitlines():
-            name = clean(line.strip().strip('"'))
-            if not name:
-                continue
-            if name not in masks:
-                raise HfgdError(
-                    f"{tree.place(path)} lists '{name}', and SegmentationClass has no '{name}.png'."
-                )
+        lines = (line.strip().strip('"') for line in tree.text(path).splitlines())
+        names = [composed(clean(line)) for line in lines if line]
+        if names and not masks.keys() & set(names):
+            notes.append(f"{tree.place(path)} left out: none of its images has a label image")
+            continue
+        for name in names:
             if splits.get(name) not in (None, split):
                 raise HfgdError(
                     f"{tree.place(path)} lists '{name}' for {split}, and another list for "
                     f"{splits[name]}; keep it in one."
                 )
             splits[name] = split
-    rest = len(masks) - len(splits)
-    notes = [f"{counted(rest, 'label image')} in no list left out"] if splits and rest else []
+    rest = len(masks.keys() - splits.keys())
+    notes += [f"{counted(rest, 'label image')} in no list left out"] if splits and rest else []
     return splits, notes
+
+
+def _unannotated(tree: Tree, splits: dict[str, str | None], notes: list[str]) -> list[Annotated]:
+    """The images that are listed without a label image: nobody labelled them (CVAT's empty frames)."""
+    items, missing = [], 0
+    for name, split in splits.items():
+        place = f"'{tree.root}': the listed image '{name}'"
+        try:
+            image = tree.image(name, place, ("JPEGImages",), without=MASKS, stem=True)
+        except HfgdError:
+            missing += 1
+            continue
+        items.append(Annotated(name, tree.source(image), place, split=split, unannotated=True))
+    if missing:
+        notes.append(
+            f"{counted(missing, 'listed name')} without an image or a label image left out"
+        )
+    return items
 
 
 def _packed(colour: tuple[int, int, int]) -> int:
