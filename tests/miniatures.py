@@ -10,6 +10,7 @@ import io
 import json
 import zlib
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import yaml
@@ -197,6 +198,40 @@ def cvat(root, shots):
         save(root / "SegmentationObject" / f"{shot.name}.png", colours_of(shot))
 
 
+def cvat_images(root, shots):
+    """Polygons, boxes and masks by turns; the file's order is not that of z_order."""
+    top = ElementTree.Element("annotations")
+    ElementTree.SubElement(top, "version").text = "1.1"
+    kinds = ElementTree.SubElement(
+        ElementTree.SubElement(ElementTree.SubElement(top, "meta"), "task"), "labels"
+    )
+    for name in NAMES:
+        kind = ElementTree.SubElement(kinds, "label")
+        ElementTree.SubElement(kind, "name").text = name
+        ElementTree.SubElement(kind, "color").text = "#{:02x}{:02x}{:02x}".format(*COLOURS[name])
+    for number, shot in enumerate(shots):
+        save(root / "images" / shot.split / f"{shot.name}.png", shot.pixels)
+        image = ElementTree.SubElement(
+            top, "image", id=str(number), name=f"{shot.name}.png", subset=shot.split,
+            width=str(SIZE[1]), height=str(SIZE[0]),
+        )  # fmt: skip
+        for z, block in reversed(list(enumerate(shot.blocks))):
+            common = {"label": block.name, "occluded": "0", "z_order": str(z)}
+            if z % 3 == 0:
+                points = ";".join(f"{x:.2f},{y:.2f}" for x, y in block.corners())
+                ElementTree.SubElement(image, "polygon", points=points, **common)
+            elif z % 3 == 1:
+                sides = zip(("xtl", "ytl", "xbr", "ybr"), map(str, block[1:]), strict=True)
+                ElementTree.SubElement(image, "box", **dict(sides), **common)
+            else:
+                width, height = block.right - block.left, block.bottom - block.top
+                ElementTree.SubElement(
+                    image, "mask", rle=f"0, {width * height}", left=str(block.left),
+                    top=str(block.top), width=str(width), height=str(height), **common,
+                )  # fmt: skip
+    (root / "annotations.xml").write_text(ElementTree.tostring(top, "unicode"))
+
+
 def voc(root, shots):
     """labelme2voc's folder: palette PNGs, 0 = _background_, class_names.txt."""
     root.mkdir(parents=True, exist_ok=True)
@@ -343,6 +378,7 @@ BUILDERS = {
         coco_panoptic,
         labelme,
         cvat,
+        cvat_images,
         voc,
         roboflow,
         labelstudio,

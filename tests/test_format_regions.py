@@ -121,6 +121,7 @@ def test_crowds_lie_below_and_boxes_are_left_out(tmp_path):
         {"id": 2, "image_id": 1, "category_id": 2, "segmentation": everything, "iscrowd": 1},
         {"id": 3, "image_id": 1, "category_id": 2, "segmentation": [], "bbox": [1, 1, 2, 2]},
     ]
+    records[1]["id"] = 900_100_000_001  # as COCO numbers its crowds
     image = {"id": 1, "file_name": "x.png", "height": SIZE[0], "width": SIZE[1]}
     kinds = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
     dump(root / "c.json", {"images": [image], "annotations": records, "categories": kinds})
@@ -230,7 +231,7 @@ def test_label_studio_rectangles_turn_about_their_corner_and_ellipses_about_thei
             if ((x + 0.5 - 8) / 4) ** 2 + ((y + 0.5 - 12) / 6) ** 2 <= 1:
                 expected[y, x] = names.index("disc")
     assert np.array_equal(label["a b"], expected)
-    assert "1 'choices' without an area left out" in report.notes
+    assert "1 region of the type 'choices', which is no area, left out" in report.notes
     assert "1 task without an annotation left out" in report.notes
 
 

@@ -113,18 +113,21 @@ def parse_xml(text: str, name: str) -> ElementTree.Element:
     """
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise HfgdError(f"{name} has a document type, which no annotation needs; remove it.")
-    depth = 0
+    depth, root = 0, None
     parser = ElementTree.XMLPullParser(("start", "end"))
     try:
         for at in range(0, len(text), PIECE):
             parser.feed(text[at : at + PIECE])
-            for event, _ in parser.read_events():
+            for event, element in parser.read_events():
+                root = element if root is None else root
                 depth += 1 if event == "start" else -1
                 if depth > DEPTH:
                     raise HfgdError(f"{name} has more than {DEPTH} elements inside one another.")
-        root = parser.close()
+        parser.close()
     except (ElementTree.ParseError, ValueError) as error:
         raise HfgdError(f"{name} is no valid XML: {_short(error)}; it may be cut off.") from error
+    if root is None:
+        raise HfgdError(f"{name} is empty.")
     return root
 
 
