@@ -8,6 +8,11 @@ from hfgd.data.formats.tree import Tree
 from hfgd.errors import HfgdError
 
 
+@pytest.mark.situation(
+    "data.yaml",
+    "class names that YAML reads as a boolean, number, date or null",
+    "refused with the reason",
+)
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -65,6 +65,11 @@ def proposed(root, sentence):
     (root / "data.yaml").write_text("\n".join([*kept, *lines]))
 
 
+@pytest.mark.situation(
+    "data check",
+    "masks of 0 and 255 without a `label_map`",
+    "a problem, with the line for data.yaml",
+)
 @pytest.mark.parametrize(
     "data_yaml",
     ["classes: [background, crack]", "classes: [crack]", "classes: [background, 'no: x', other]"],
@@ -94,6 +99,11 @@ def test_training_meets_the_same_check(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.situation(
+    "data check",
+    "one class alone; a class that never occurs while much is ignored",
+    "a problem; a warning with the likely cause",
+)
 def test_a_class_alone_and_a_class_behind_ignore(tmp_path):
     three = "classes: [a, b, c]"
     (problem,) = checked(folder(tmp_path / "1", [corner(1, 255)], data_yaml=three)).problems
@@ -111,6 +121,11 @@ def test_a_class_alone_and_a_class_behind_ignore(tmp_path):
     assert report.remarks == ["classes that never occur in 'train': c"]
 
 
+@pytest.mark.situation(
+    "data check",
+    "masks of two kinds in one split",
+    "a warning",
+)
 def test_masks_of_two_kinds_in_one_split(tmp_path):
     report = checked(folder(tmp_path, [corner(255), corner(1), corner(1)]))
     assert not report.problems
@@ -124,6 +139,11 @@ def turned(pixels, orientation, suffix=".png"):
     return lambda path: Image.fromarray(pixels).save(path.with_suffix(suffix), exif=exif)
 
 
+@pytest.mark.situation(
+    "data check",
+    "masks made from the stored pixels of images that EXIF turns",
+    "a problem where edges show it, else a remark",
+)
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_labels_of_the_stored_pixels_are_a_problem_and_upright_ones_are_not(tmp_path, orientation):
     label = corner(1)
@@ -151,6 +171,11 @@ def test_a_label_that_lies_on_its_side_says_why_sizes_differ(tmp_path):
     assert "the label is of the image as stored: take the orientation out" in problem
 
 
+@pytest.mark.situation(
+    "data check",
+    "constant images; many copies of one",
+    "a warning",
+)
 def test_flat_images_and_many_copies_are_named(tmp_path):
     white, nearly = np.full((*SIZE, 3), 255, np.uint8), np.full((*SIZE, 3), 9, np.uint8)
     nearly[3:5, 3:9] = 80
@@ -162,6 +187,11 @@ def test_flat_images_and_many_copies_are_named(tmp_path):
     assert not report.problems
 
 
+@pytest.mark.situation(
+    "images",
+    "several pages, more bands, an alpha channel",
+    "read: the first page, RGB; a warning with the count",
+)
 def test_pages_bands_and_alpha_are_said_once_with_the_count(tmp_path):
     page = Image.fromarray(noise(0))
 
@@ -207,6 +237,11 @@ def run_line(error):
     return read_image(path)
 
 
+@pytest.mark.situation(
+    "images",
+    "16 bits a channel, float",
+    "refused, with a line of Python that scales them",
+)
 @pytest.mark.parametrize("kind", ["uint16", "int16", "int32", "float32"])
 @pytest.mark.parametrize("options", [{}, {"compress": "deflate", "endianness": "big"}])
 def test_the_printed_line_scales_a_deep_grey_image(tmp_path, kind, options):

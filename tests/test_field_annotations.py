@@ -403,7 +403,9 @@ def test_leftovers_of_operating_systems_are_nothing(folder, tmp_path):
         save(place / "__MACOSX/train0.png", np.zeros((4, 4, 3), np.uint8))
     after = check_folder(FolderData(folder))
     assert before.ok
-    assert [(s.split, s.pairs, s.problems) for s in after.splits] == [(s.split, s.pairs, []) for s in before.splits]
+    assert [(s.split, s.pairs, s.problems) for s in after.splits] == [
+        (s.split, s.pairs, []) for s in before.splits
+    ]
     assert len(find_images([folder / "images/train"])) == 3
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.write(folder / "images/train/train0.png", "train0.png")
@@ -426,3 +428,44 @@ def test_one_image_is_no_group_of_all_images(tmp_path, run):
     assert code == 2
     assert "puts the only image into one group, 'x'" in err
     assert "1 images" not in err
+
+
+# ---- merged classes -----------------------------------------------------------------------------
+
+
+@situation("data.yaml", "`label_map` merges several values into one class, or drops one", "read")
+def test_classes_are_merged_and_dropped_by_label_map(tmp_path):
+    values = np.arange(5, dtype=np.uint8).repeat(4).reshape(4, 5, order="F")
+    save(tmp_path / "d/images/train/x.png", np.zeros((4, 5, 3), np.uint8))
+    save(tmp_path / "d/labels/train/x.png", values)
+    (tmp_path / "d/data.yaml").write_text(
+        "classes: [road, vehicle]\nlabel_map: {0: road, 1: vehicle, 2: vehicle, 3: vehicle, 4: ignore}\n"
+    )
+    label = FolderDataset(FolderData(tmp_path / "d"), "train")[0].label.numpy()
+    assert np.array_equal(label, np.array([0, 1, 1, 1, 255])[values])
+
+
+@situation(
+    "review",
+    "classes that `label_map` merged",
+    "COCO and csv lists; CVAT's and Label Studio's are refused with the reason",
+)
+def test_lists_for_tools_are_not_written_for_merged_classes(tmp_path):
+    from hfgd.data.classes import ClassSet
+    from hfgd.review.lists import write_lists
+    from hfgd.review.pool import Pool
+
+    save(tmp_path / "d/images/train/x.png", np.zeros((4, 5, 3), np.uint8))
+    save(tmp_path / "d/labels/train/x.png", np.eye(4, 5, dtype=np.uint8))
+    (tmp_path / "d/data.yaml").write_text(
+        "classes: [a, b]\nlabel_map: {0: a, 1: b, 2: b, 9: ignore, 8: ignore}\n"
+    )
+    pool = Pool({"train": FolderDataset(FolderData(tmp_path / "d"), "train")})
+    assert pool.merged == ["b"]
+    classes = ClassSet.of(["a", "b"])
+    assert write_lists([], classes, tmp_path / "lists") is None
+    assert len(list((tmp_path / "lists").iterdir())) == 3
+    assert "merges several values into b" in write_lists(
+        [], classes, tmp_path / "lists", pool.merged
+    )
+    assert [p.name for p in (tmp_path / "lists").iterdir()] == ["coco.json"]

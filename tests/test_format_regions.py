@@ -39,6 +39,11 @@ def random_mask(rng, height, width):
 # ---- COCO -----------------------------------------------------------------------------------
 
 
+@pytest.mark.situation(
+    "coco",
+    "run lengths, plain and compressed",
+    "read, as pycocotools does",
+)
 @pytest.mark.parametrize("seed", range(20))
 def test_run_lengths_are_pycocotools(seed):
     rng = np.random.default_rng(seed)
@@ -111,6 +116,11 @@ def test_two_points_enclose_nothing_and_four_numbers_are_no_box():
     assert np.array_equal(hole, expected)
 
 
+@pytest.mark.situation(
+    "coco",
+    "COCO's own crowds; boxes without masks",
+    "below all others; left out, counted",
+)
 def test_crowds_lie_below_and_boxes_are_left_out(tmp_path):
     root = tmp_path / "a"
     save(root / "x.png", np.zeros((*SIZE, 3)))
@@ -135,6 +145,11 @@ def test_crowds_lie_below_and_boxes_are_left_out(tmp_path):
     assert "1 annotation with a box and no segmentation left out" in notes
 
 
+@pytest.mark.situation(
+    "coco",
+    "instances, keypoints and captions in one folder",
+    "read: the instances",
+)
 def test_coco_folder_repeats_its_instances_as_keypoints(tmp_path):
     root = tmp_path / "source"
     BUILDERS["coco"](root, pictures())
@@ -146,6 +161,11 @@ def test_coco_folder_repeats_its_instances_as_keypoints(tmp_path):
     assert import_data(root, tmp_path / "out").splits == {"train": 3, "val": 1}
 
 
+@pytest.mark.situation(
+    "coco_panoptic",
+    "ids of three bytes",
+    "read",
+)
 def test_panoptic_ids_have_three_bytes(tmp_path):
     ids = np.array([[0, 255, 256], [65536, 70000, 16777215]])
     save(tmp_path / "x.png", np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1))
@@ -210,6 +230,11 @@ def task_of(result, **more):
     return task | {"annotations": [{"result": records}]} | more
 
 
+@pytest.mark.situation(
+    "labelstudio",
+    "turned rectangles and ellipses",
+    "read",
+)
 def test_label_studio_rectangles_turn_about_their_corner_and_ellipses_about_their_centre(tmp_path):
     """A turned rectangle against corners by hand; image_rotation changes nothing."""
     save(tmp_path / "a/a b.png", np.zeros((24, 40, 3)))
@@ -235,6 +260,11 @@ def test_label_studio_rectangles_turn_about_their_corner_and_ellipses_about_thei
     assert "1 task without an annotation left out" in report.notes
 
 
+@pytest.mark.situation(
+    "labelstudio",
+    "region and label in two records",
+    "read",
+)
 def test_label_studio_region_and_label_may_be_two_records(tmp_path):
     save(tmp_path / "a/a b.png", np.zeros((24, 40, 3)))
     mask = random_mask(np.random.default_rng(0), 24, 40)
@@ -260,6 +290,11 @@ def test_kaggle_counts_down_the_columns_from_one():
             Spans(bad).mask(3, 4)
 
 
+@pytest.mark.situation(
+    "kaggle",
+    "the columns of Severstal, Airbus, TGS salt, clouds",
+    "read",
+)
 @pytest.mark.parametrize(
     ("header", "rows"),
     [
@@ -281,6 +316,11 @@ def test_kaggle_columns_of_several_competitions(tmp_path, header, rows):
     assert "1 image that the csv does not name left out" in report.notes
 
 
+@pytest.mark.situation(
+    "labelme",
+    "circles; points and lines",
+    "read; left out, counted",
+)
 def test_labelme_circles_and_shapes_without_area(tmp_path):
     shapes = [
         {"label": "disc", "points": [[20, 12], [23, 16]], "shape_type": "circle"},
@@ -309,6 +349,11 @@ def test_labelme_circles_and_shapes_without_area(tmp_path):
     assert "1 image without a JSON file left out" in notes
 
 
+@pytest.mark.situation(
+    "labelme",
+    "images inside the JSON",
+    "read",
+)
 def test_labelme_embedded_images_are_written_out(tmp_path):
     root = tmp_path / "source"
     BUILDERS["labelme"](root, pictures())
@@ -321,6 +366,11 @@ def test_labelme_embedded_images_are_written_out(tmp_path):
     assert (tmp_path / "out/images/train/shot1.png").read_bytes() == data
 
 
+@pytest.mark.situation(
+    "supervisely",
+    "bitmaps of every mode",
+    "read",
+)
 @pytest.mark.parametrize("mode", ["L", "1", "RGBA", "P"])
 def test_supervisely_bitmaps_in_every_mode(mode):
     mask = random_mask(np.random.default_rng(1), 9, 14)
@@ -339,6 +389,11 @@ def test_supervisely_bitmaps_in_every_mode(mode):
     assert np.array_equal(decode_bitmap(text, *mask.shape), mask)
 
 
+@pytest.mark.situation(
+    "supervisely",
+    "polygons with holes",
+    "read",
+)
 def test_supervisely_polygons_have_holes(tmp_path):
     root = tmp_path / "source"
     BUILDERS["supervisely"](root, pictures(2))
@@ -357,6 +412,11 @@ def test_supervisely_polygons_have_holes(tmp_path):
     assert (label == 0).sum() == 10 * 10 - 4 * 4  # from centre to centre
 
 
+@pytest.mark.situation(
+    "ultralytics",
+    "masks with a label mapping",
+    "read",
+)
 def test_ultralytics_masks_and_label_mapping(tmp_path):
     root = tmp_path / "source"
     BUILDERS["ultralytics"](root, pictures())
@@ -378,6 +438,11 @@ def test_ultralytics_masks_and_label_mapping(tmp_path):
         assert np.array_equal(found[name], wanted)
 
 
+@pytest.mark.situation(
+    "roboflow",
+    "paths one folder too high",
+    "read",
+)
 def test_roboflow_writes_paths_one_folder_too_high(tmp_path):
     """data.yaml of a YOLO export: '../train/images' beside the folder train."""
     root = tmp_path / "source"
@@ -396,6 +461,11 @@ def test_roboflow_writes_paths_one_folder_too_high(tmp_path):
     assert not label["shot0"][:, 20:].any()
 
 
+@pytest.mark.situation(
+    "voc",
+    "VOC's palette, colours, void",
+    "read",
+)
 def test_voc_itself_has_twenty_classes_void_and_colours(tmp_path):
     root = tmp_path / "source"
     BUILDERS["voc"](root, pictures())
@@ -417,6 +487,11 @@ def test_voc_itself_has_twenty_classes_void_and_colours(tmp_path):
     assert report.classes.palette[1] == (128, 0, 0)
 
 
+@pytest.mark.situation(
+    "cvat",
+    "masks of one channel",
+    "read: places in labelmap.txt",
+)
 def test_cvat_of_one_channel_counts_places_in_the_labelmap(tmp_path):
     root = tmp_path / "source"
     BUILDERS["cvat"](root, pictures())
@@ -429,6 +504,11 @@ def test_cvat_of_one_channel_counts_places_in_the_labelmap(tmp_path):
         assert np.array_equal(labels(tmp_path / "grey")[0][name], label)
 
 
+@pytest.mark.situation(
+    "cvat",
+    "subsets that are no split",
+    "split by --split",
+)
 def test_cvat_subsets_that_are_no_split_are_drawn_and_other_masks_left_out(tmp_path):
     root = tmp_path / "source"
     BUILDERS["cvat"](root, pictures(6))

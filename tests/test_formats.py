@@ -249,6 +249,11 @@ def test_a_finished_folder_is_never_overwritten(tmp_path):
     assert digests(out) == before
 
 
+@pytest.mark.situation(
+    "every format",
+    "two images of one name",
+    "refused",
+)
 def test_two_images_of_one_name_are_refused(tmp_path):
     root = built(tmp_path, "supervisely")
     shutil.copytree(root / "train", root / "training")
@@ -319,6 +324,11 @@ def turned(path, orientation):
         picture.save(path, exif=exif)
 
 
+@pytest.mark.situation(
+    "every format",
+    "images that EXIF turns, annotated upright or as stored",
+    "read; sizes decide, else taken as upright and noted",
+)
 @pytest.mark.parametrize("orientation", [2, 3, 4, 5, 6, 7, 8])
 @pytest.mark.parametrize("of", ["stored", "upright"])
 def test_labels_follow_the_image_that_exif_turns(tmp_path, orientation, of):
@@ -387,6 +397,11 @@ def test_sixteen_bit_images_are_refused(tmp_path):
         import_data(root, tmp_path / "out")
 
 
+@pytest.mark.situation(
+    "every format",
+    "a damaged zip",
+    "refused, naming it",
+)
 def test_a_damaged_zip_is_named(tmp_path):
     (tmp_path / "export.zip").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(HfgdError, match=r"export\.zip' is no readable zip"):

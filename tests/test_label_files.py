@@ -57,6 +57,11 @@ def geotiff(path, values, **options):
     return path
 
 
+@pytest.mark.situation(
+    "labels",
+    "PNG of 1, 2, 4 and 8 bits, grey or palette",
+    "read: the stored numbers",
+)
 @pytest.mark.parametrize("palette", [False, True])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_a_png_gives_its_stored_numbers(tmp_path, bits, palette):
@@ -66,6 +71,11 @@ def test_a_png_gives_its_stored_numbers(tmp_path, bits, palette):
     assert np.array_equal(label, values)
 
 
+@pytest.mark.situation(
+    "labels",
+    "TIFF of 1 to 32 bits, either byte order, 0 as black or white, compressed",
+    "read: the stored numbers",
+)
 @pytest.mark.parametrize("compress", [None, "lzw", "deflate", "packbits"])
 @pytest.mark.parametrize("order", ["little", "big"])
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
@@ -85,6 +95,11 @@ def test_a_tiff_gives_its_stored_numbers(tmp_path, compress, order, photometric)
         assert np.array_equal(label, values), dtype
 
 
+@pytest.mark.situation(
+    "labels",
+    "TIFF with a palette, either byte order",
+    "read: the indices",
+)
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 @pytest.mark.parametrize("order", ["little", "big"])
 def test_a_palette_tiff_gives_its_indices(tmp_path, bits, order):
@@ -99,6 +114,11 @@ def test_a_palette_tiff_gives_its_indices(tmp_path, bits, order):
     assert np.array_equal(read_label(path, colours=False), values)
 
 
+@pytest.mark.situation(
+    "labels",
+    "TIFF in tiles, with planes or overviews",
+    "read",
+)
 def test_tiles_planes_and_overviews_of_a_tiff(tmp_path):
     tiles = {"tiled": True, "blockxsize": 32, "blockysize": 32}
     for bits, order, tiled in itertools.product((1, 2, 4, 8, 16), ("pixel", "band"), (tiles, {})):
@@ -122,6 +142,11 @@ def test_a_label_in_a_zip_is_read_by_either_decoder(tmp_path):
         assert np.array_equal(label, numbers(high))
 
 
+@pytest.mark.situation(
+    "labels",
+    "float TIFF (gdal_rasterize): whole numbers, or not",
+    "read; refused where a value is not whole",
+)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("odd", [0.5, float("nan"), float("inf"), 1e12])
 def test_numbers_that_are_no_ids_are_refused(tmp_path, dtype, odd):
@@ -136,6 +161,11 @@ def test_numbers_that_are_no_ids_are_refused(tmp_path, dtype, odd):
         read_label(path, colours=False)
 
 
+@pytest.mark.situation(
+    "labels",
+    "several pages; transparency",
+    "pages refused; transparent pixels are ignored or refused",
+)
 def test_pages_bands_and_transparency_of_a_label(tmp_path):
     page = Image.fromarray(numbers(3))
     for suffix in ("tif", "png", "webp"):
@@ -174,6 +204,11 @@ TURNED = {  # by the standard: what the stored rows and columns are of the uprig
 }
 
 
+@pytest.mark.situation(
+    "labels",
+    "EXIF orientation in a mask",
+    "turned, as an image is",
+)
 @pytest.mark.parametrize("orientation", TURNED)
 def test_a_label_is_turned_by_its_own_exif_as_an_image_is(tmp_path, orientation):
     values = numbers(4)

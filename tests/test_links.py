@@ -37,6 +37,11 @@ def test_a_data_folder_sees_linked_folders(linked):
     assert dataset[0].image.shape == (3, 4, 6)
 
 
+@pytest.mark.situation(
+    "data folders",
+    "folders that are links",
+    "read; circles end",
+)
 def test_a_whole_split_may_be_a_link(folder, tmp_path):
     for kind in ("images", "labels"):
         put(tmp_path / "drive" / kind / "x.png")

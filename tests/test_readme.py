@@ -1,6 +1,7 @@
 """The README tells the truth: its commands parse, its paths exist, its Python runs."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -83,3 +84,13 @@ def test_the_counts_in_the_paper_page_are_the_counts():
     text = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
     for cost in costs_of_table_9().values():
         assert f"{cost.macs / 1e9:.2f}" in text
+
+
+def test_the_page_of_what_is_read_is_the_tests_own_list():
+    script = ROOT / "tools" / "situations.py"
+    if not script.is_file():
+        pytest.skip("the wheel's tests have no tools/")
+    module = runpy.run_path(str(script))
+    assert len(module["situations"]()) > 30
+    text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    assert text == module["page"](), "python tools/situations.py writes the page anew"

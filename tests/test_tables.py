@@ -243,7 +243,7 @@ def test_ablate_writes_one_table_and_resumes(tmp_path, capsys):
 
 def test_a_run_without_a_score_is_named_and_not_in_the_table(tmp_path, monkeypatch):
     report = SimpleNamespace(scores=SimpleNamespace(miou=math.nan))
-    monkeypatch.setattr("hfgd.ablate.fit", lambda *_: SimpleNamespace(report=report))
+    monkeypatch.setattr("hfgd.ablate.fit", lambda *_, **__: SimpleNamespace(report=report))
     with pytest.raises(HfgdError, match=r"'.*table3-none/seed0/report.json' has no mIoU"):
         ablate(["table3/none"], {}, tmp_path, as_toy=True)
     assert not (tmp_path / "ablation.json").exists()

@@ -113,8 +113,9 @@ def parse_xml(text: str, name: str) -> ElementTree.Element:
     """
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise HfgdError(f"{name} has a document type, which no annotation needs; remove it.")
-    depth, root = 0, None
-    parser = ElementTree.XMLPullParser(("start", "end"))
+    depth = 0
+    root: ElementTree.Element | None = None
+    parser: Any = ElementTree.XMLPullParser(("start", "end"))
     try:
         for at in range(0, len(text), PIECE):
             parser.feed(text[at : at + PIECE])

@@ -89,7 +89,10 @@ def review(
         print(f"{quality}  {one.key}  {parts}")
     count = sum(bool(one.found.regions) for one in found.judged)
     print(f"{len(found.judged)} labels judged, {count} with regions that look mislabelled")
-    print(f"written: {page}, review.csv, lists/ (coco.json, cvat.xml, labelstudio.json)")
+    lists = "coco.json" if found.note else "coco.json, cvat.xml, labelstudio.json"
+    print(f"written: {page}, review.csv, lists/ ({lists})")
+    if found.note:
+        print(found.note)
 
 
 def _choose(

@@ -78,11 +78,16 @@ def describe(first_split: str, second_split: str, found: list[Twin]) -> list[str
     """Remarks: a sentence for each kind, then the pairs."""
     remarks = []
     exact = sum(twin.bits is None for twin in found)
+    advice = {
+        "the same": "scores on them say little, and 'hfgd data split' keeps groups together",
+        "nearly the same": "if they show one scene, 'hfgd data split' keeps it on one side; if the "
+        "groups are right already, they only look alike",
+    }
     for number, what in ((exact, "the same"), (len(found) - exact, "nearly the same")):
         if number:
             remarks.append(
                 f"'{second_split}' has images that are {what} as images of '{first_split}': {number}; "
-                "scores on them say little, and 'hfgd data split' keeps groups together"
+                f"{advice[what]}"
             )
     for twin in sorted(found, key=lambda twin: (-1 if twin.bits is None else twin.bits, twin)):
         how = "same pixels" if twin.bits is None else f"{twin.bits} of 64 bits differ"

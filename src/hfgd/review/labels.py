@@ -51,6 +51,7 @@ class Review:
     pool: Pool
     models: list[str]
     terms: Terms
+    note: str | None = None  # why a list is not written
 
 
 def review_labels(run: str, task: Task, how: How, out: Path) -> Review:
@@ -83,8 +84,8 @@ def review_labels(run: str, task: Task, how: How, out: Path) -> Review:
                 _judge(trained, pool, places, fold, terms, rows, task.workers)
     judged = Ranked(rows, _doubt, _judged)
     write_text(out / "review.csv", table(judged))
-    write_lists(judged.first(task.top), pool.classes, out / "lists")
-    return Review(judged, pool, models, terms)
+    note = write_lists(judged.first(task.top), pool.classes, out / "lists", pool.merged)
+    return Review(judged, pool, models, terms, note)
 
 
 def _settings(run: str, labeller: Labeller, pool: Pool, task: Task) -> Row:

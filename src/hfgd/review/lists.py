@@ -31,12 +31,27 @@ class Judged:
     found: Found
 
 
-def write_lists(judged: Sequence[Judged], classes: ClassSet, out: Path) -> None:
-    """coco.json, labelstudio.json and cvat.xml, the images in the given order."""
+def write_lists(
+    judged: Sequence[Judged], classes: ClassSet, out: Path, merged: Sequence[str] = ()
+) -> str | None:
+    """coco.json, labelstudio.json and cvat.xml, the images in the given order.
+
+    ``merged``: classes that stand for several of the tool's own. Label Studio and CVAT would not
+    know them, so their lists are not written then; the reason is returned.
+    """
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "coco.json", json.dumps(coco(judged, classes)) + "\n")
+    if merged:
+        for name in ("labelstudio.json", "cvat.xml"):
+            (out / name).unlink(missing_ok=True)  # of an earlier call
+        return (
+            f"lists/labelstudio.json and lists/cvat.xml are not written: label_map merges several "
+            f"values into {', '.join(merged)}, and which of them a region should be is not known; "
+            "use lists/coco.json or review.csv."
+        )
     write_text(out / "labelstudio.json", json.dumps(label_studio(judged), indent=1) + "\n")
     write_text(out / "cvat.xml", cvat(judged, classes))
+    return None
 
 
 def coco(judged: Sequence[Judged], classes: ClassSet) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The images whose labels are reviewed: those of one split or of several, as one data set."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,15 @@ class Pool:
         """The given splits, or those of train and val that there are."""
         chosen = list(splits) or [split for split in SPLITS if split in _known(data, data_yaml)]
         return cls({s: open_dataset(data, s, data_yaml) for s in chosen or SPLITS[:1]})
+
+    @property
+    def merged(self) -> list[str]:
+        """The classes that data.yaml's label_map makes of several values of the label files."""
+        counts = Counter[int]()
+        for part in self.parts.values():
+            if isinstance(part, FolderDataset):
+                counts |= Counter(part.label_map.table.values())
+        return [name for i, name in enumerate(self.classes.names) if counts[i] > 1]
 
     def __len__(self) -> int:
         return len(self.places)
