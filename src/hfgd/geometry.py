@@ -53,3 +53,27 @@ class Frame(NamedTuple):
     image: Size
     padded: Size
     grid: Grid
+
+
+class Memory(NamedTuple):
+    """What a network holds while it labels one image, as bytes of each padded pixel.
+
+    ``pixel`` + ``line`` · the longer side + ``square`` · the pixels: activations and class scores,
+    attention along rows and columns, attention between all pixels.
+    """
+
+    pixel: float
+    line: float = 0.0
+    square: float = 0.0
+
+    @classmethod
+    def guess(cls, classes: int) -> "Memory":
+        """For a network that could not be counted: more than any of ours needs."""
+        return cls(600 + 12.0 * classes, 0.5)
+
+    def needed(self, size: Size, grid: Grid) -> int:
+        """Bytes for one image of a size."""
+        height, width = grid.padded(size)
+        pixels = height * width
+        each = self.pixel + self.line * max(height, width) + self.square * pixels
+        return int(pixels * each)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hfgd.data.classes import IGNORE, ClassSet, Rgb
 from hfgd.errors import HfgdError
-from hfgd.geometry import Grid
+from hfgd.geometry import Grid, Memory
 from hfgd.model.spec import Channel, Scale
 from hfgd.parse import parse_json
 from hfgd.values import Line, Side
@@ -24,8 +24,9 @@ class Facts(BaseModel):
 
     ``smallest``: images with a side below it are padded to it first. ``size``: the only one that the
     file takes; None for any. ``mean`` and ``std``: what the file normalises with, inside; ``mean`` is
-    also what it pads with. ``precision``: fp32, or int8, whose scales come from images of
-    ``calibrated_on`` (data/split). Licences are 'unknown' where nobody said.
+    also what it pads with. ``memory``: what an image needs, counted when the file was written.
+    ``precision``: fp32, or int8, whose scales come from images of ``calibrated_on`` (data/split).
+    Licences are 'unknown' where nobody said.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -43,6 +44,7 @@ class Facts(BaseModel):
     crop: tuple[Side, Side]
     precision: Line = "fp32"
     calibrated_on: Line = ""
+    memory: Memory | None = None
     mean: tuple[Channel, Channel, Channel]
     std: tuple[Scale, Scale, Scale] | None = None
     licence_of_code: Line = "Apache-2.0"

@@ -1,5 +1,6 @@
 """An exported file as a function of arrays: nothing in here imports torch."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
 from hfgd.export.facts import Facts
 from hfgd.export.sessions import Session, open_session, run
-from hfgd.geometry import Size
+from hfgd.geometry import Memory, Size
 from hfgd.values import Precision
 
 if TYPE_CHECKING:
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 class ExportedModel:
     """RGB image → label map at its size, by a file that ``hfgd export`` wrote.
 
-    The suffix says which runtime: see sessions/. ``facts`` is what the file says of itself.
-    ``code``: a folder that holds the file, which a .pt2 needs, as it is a program. Raises
-    HfgdError for a file that is missing, damaged or foreign, and without its runtime.
+    The suffix says which runtime: see sessions/. ``facts`` is what the file says of itself, ``memory``
+    what an image needs. ``keeps``: bytes that the runtime may keep for the next image; after one that
+    needs more it gives all back. ``code``: a folder that holds the file, which a .pt2 needs, as it is
+    a program. Raises HfgdError for a file that is missing, damaged or foreign, and without its runtime.
     """
 
     def __init__(
@@ -38,6 +40,8 @@ class ExportedModel:
         self.classes: ClassSet = self.facts.class_set
         quantised = self.facts.precision == "int8"
         self.precision = "int8" if quantised else self._session.precision
+        self.memory = self.facts.memory or Memory.guess(len(self.facts.classes))
+        self.keeps: float = math.inf
 
     def __call__(self, pixels: "Pixels") -> "Pixels":
         """(H, W, 3) uint8 RGB → class ids (H, W) uint8."""
@@ -69,7 +73,8 @@ class ExportedModel:
     def _run(self, images: "Pixels", name: str) -> Any:
         height, width = images.shape[2:]
         self._check_size((height, width))
-        outputs = run(self._session, self.path, self._input(images))
+        give_back = self.memory.needed((height, width), self.facts.grid) > self.keeps
+        outputs = run(self._session, self.path, self._input(images), give_back)
         if name not in outputs:
             raise HfgdError(
                 f"'{self.path}' gives labels alone, and this needs its logits; export it with --logits."

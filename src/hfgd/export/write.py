@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hfgd import __version__
 from hfgd.checkpoint import describe
@@ -26,6 +26,7 @@ from hfgd.export.whole import Whole
 from hfgd.files import made
 from hfgd.geometry import Size
 from hfgd.model.config import ModelConfig
+from hfgd.model.memory import inference_memory
 from hfgd.model.network import Network
 from hfgd.progress import say
 
@@ -112,6 +113,8 @@ def _written(
         format.write(whole, size, _parts(config), logits, full, final)
         checked, smallest = _checked(whole, path, full, final, size, config)
         facts = facts_of(network, config, whole.input, size, smallest)
+        memory = inference_memory(whole, _label, network.grid, len(network.classes), fused=False)
+        facts = facts.model_copy(update={"memory": memory})
         if int8 is not None:
             quantised(final, facts, int8)
             checked.append(compare_int8(whole, path, final, facts, int8))
@@ -123,6 +126,11 @@ def _written(
         for file in sorted(mine, key=lambda file: file.name == path.name):  # weights first
             os.replace(file, path.parent / file.name)
     return checked
+
+
+def _label(whole: nn.Module, image: Tensor) -> Any:
+    assert isinstance(whole, Whole)
+    return whole(whole.as_input(image))
 
 
 def facts_of(

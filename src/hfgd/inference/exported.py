@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from hfgd.data.images import Pixels
 from hfgd.errors import HfgdError
 from hfgd.export.runtime import ExportedModel
+from hfgd.geometry import Memory, Size
 from hfgd.inference.protocol import SINGLE_SCALE
 from hfgd.values import Branch, Precision
 
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
 class FileLabeller:
     """A Labeller; its branch and precision are those that the file was written with.
 
-    Raises HfgdError where others are asked for, and for a protocol other than ss.
+    ``size``: the only height and width that it takes. Raises HfgdError where another branch or
+    precision is asked for, and for a protocol other than ss.
     """
+
+    size: Size | None
 
     def __init__(
         self,
@@ -45,9 +49,18 @@ class FileLabeller:
         self.classes, self.protocol = self._model.classes, SINGLE_SCALE
         facts = self._model.facts
         self.precision, self.grid = self._model.precision, facts.grid
+        self.size = facts.size
         self.gives_scores = self._model.gives_logits
         self.calibrated_on = facts.calibrated_on or None
         self.branch: Branch = "guide" if own == "guide" else "aux" if own == "aux" else "fine"
+
+    def memory(self) -> Memory:
+        """What an image needs."""
+        return self._model.memory
+
+    def keep_at_most(self, keeps: int) -> None:
+        """Bytes that the runtime may keep for the next image."""
+        self._model.keeps = keeps
 
     def labels(self, image: "Tensor") -> "Tensor":
         """(3, H, W) uint8 RGB, wherever it is → class ids (H, W) uint8 on the CPU."""

@@ -12,9 +12,11 @@ from torch import Tensor
 from hfgd.data.draw import Prediction
 from hfgd.data.images import Pixels, read_image
 from hfgd.errors import HfgdError
+from hfgd.geometry import Memory
 from hfgd.inference import protocol as protocols
 from hfgd.inference.fold import fold_norms
 from hfgd.inference.passes import Reduce, best_class, label_image, reduce_image
+from hfgd.model.memory import inference_memory
 from hfgd.model.network import Network, evaluating, in_channels_last, place_of
 from hfgd.parallel.device import TYPES, pick_precision
 from hfgd.values import Branch, Precision
@@ -61,6 +63,15 @@ class NetworkLabeller:
             x = image[None].to(self.device, non_blocking=True).float() / 255
             network = self._network
             return reduce_image(network, x, network.grid, self.protocol, self.branch, reduce)
+
+    def memory(self) -> Memory:
+        """What an image needs in one whole pass."""
+        return inference_memory(
+            self._network, self._forward, self.grid, len(self.classes), fused=True
+        )
+
+    def _forward(self, network: torch.nn.Module, image: Tensor) -> Any:
+        return network(image.float() / 255, all_branches=self.branch != "fine")
 
     def high_level_feature(self, image: Tensor, reduce: Reduce) -> Tensor:
         """The mean of the high-level feature over the image, (D,); ``reduce`` sees the scores.

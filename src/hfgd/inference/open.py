@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hfgd.export.runtime import read_facts
 from hfgd.export.sessions import is_exported
 from hfgd.geometry import Size
 from hfgd.inference.exported import FileLabeller
-from hfgd.inference.labeller import Labeller
 from hfgd.inference.protocol import find_protocol
 from hfgd.values import Branch, Precision
+
+if TYPE_CHECKING:
+    from hfgd.inference.networks import NetworkLabeller
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def origin(path: str) -> Origin:
     return Origin(config.name, config.crop, folder, folder / WEIGHTS)
 
 
-def open_labeller(path: str, how: How) -> Labeller:
+def open_labeller(path: str, how: How) -> "FileLabeller | NetworkLabeller":
     """The labeller of a run folder, a model folder or an exported file.
 
     Raises HfgdError for what is none, and for what an exported file cannot do.

@@ -32,12 +32,14 @@ def docs_page(name: str, limits: Limits) -> str:
 <p>The machine's form of this: <a href="openapi.json">openapi.json</a>.</p>
 <h2>POST /predict</h2>
 <p>Body: an image file ({", ".join(limits.formats)}), as it is or as the field
-<code>image</code> of multipart/form-data; at most {limits.bytes:,} bytes and {limits.pixels:,} pixels.
+<code>image</code> of multipart/form-data; at most {limits.bytes:,} bytes and {limits.pixels:,} pixels,
+and an image must not need more than {limits.memory // 10**6:,} MB in this model.
 <p>Accept: <code>image/png</code> gives the label map, whose pixel values are class numbers;
 <code>image/png;profile=overlay</code> the overlay; <code>application/json</code> the shares.
-<p>Refusals are JSON with <code>detail</code>: 400 no image, 406 no such answer, 413 too large,
-415 no image of these formats, 429 more than {limits.queue} requests in hand, 504 after
-{limits.seconds:g} seconds.
+<p>Refusals are JSON with <code>detail</code>: 400 no image, 401 no key, 403 and 421 a page of another
+site, 406 no such answer, 408 a body that comes too slowly, 413 too large, 415 no image of these
+formats, 422 a size that the model does not take, 429 more than {limits.queue} requests in hand,
+503 while it stops, 504 after {limits.seconds:g} seconds.
 <pre>curl -H "Accept: application/json" --data-binary @street.jpg ADDRESS/predict
 curl -H "Accept: image/png" -F image=@street.jpg ADDRESS/predict -o labels.png</pre>
 <h2>GET</h2><p><a href="./">/</a> a page for people, <a href="healthz">/healthz</a>,

@@ -56,10 +56,16 @@ def open_session(
     return SESSIONS[path.suffix](path, device, precision, facts_only)
 
 
-def run(session: Session, path: Path, images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-    """The outputs by name, for images (N, 3, H, W) of the file's type; HfgdError where it fails."""
+def run(
+    session: Session, path: Path, images: npt.NDArray[Any], give_back: bool = False
+) -> dict[str, npt.NDArray[Any]]:
+    """The outputs by name, for images (N, 3, H, W) of the file's type; HfgdError where it fails.
+
+    ``give_back``: see Session.
+    """
     try:
-        return session(np.ascontiguousarray(images))
+        images = np.ascontiguousarray(images)
+        return session(images, True) if give_back else session(images)
     except Exception as error:  # each runtime raises what it likes
         if "memory" in str(error).lower() or "alloc" in str(error).lower():
             raise MemoryError(str(error)) from error

@@ -21,8 +21,13 @@ class Session(Protocol):
         self, path: Path, device: str | None, precision: Precision, facts_only: bool
     ) -> None: ...
 
-    def __call__(self, images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-        """The outputs by name for images (N, 3, H, W) of the type that the file takes."""
+    def __call__(
+        self, images: npt.NDArray[Any], give_back: bool = False
+    ) -> dict[str, npt.NDArray[Any]]:
+        """The outputs by name for images (N, 3, H, W) of the type that the file takes.
+
+        ``give_back``: the runtime returns its working memory afterwards, rather than keep it.
+        """
 
 
 def missing(path: Path, runtime: str, extra: str) -> HfgdError:

@@ -38,9 +38,15 @@ class OnnxSession:
             raise unreadable(path, "ONNX file", error) from error
         self.properties = self._session.get_modelmeta().custom_metadata_map
         self._names = [output.name for output in self._session.get_outputs()]
+        self._giving_back = onnxruntime.RunOptions()
+        arenas = "cpu:0;gpu:0" if GPU in self._session.get_providers() else "cpu:0"
+        self._giving_back.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
 
-    def __call__(self, images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-        outputs = self._session.run(self._names, {"image": images})
+    def __call__(
+        self, images: npt.NDArray[Any], give_back: bool = False
+    ) -> dict[str, npt.NDArray[Any]]:
+        options = self._giving_back if give_back else None
+        outputs = self._session.run(self._names, {"image": images}, options)
         return dict(zip(self._names, outputs, strict=True))
 
 

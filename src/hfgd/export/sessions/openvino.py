@@ -48,9 +48,16 @@ class OpenvinoSession:
         except Exception as error:  # whatever its C++ says
             raise unreadable(path, "OpenVINO model", error) from error
 
-    def __call__(self, images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    def __call__(
+        self, images: npt.NDArray[Any], give_back: bool = False
+    ) -> dict[str, npt.NDArray[Any]]:
         outputs = self._model([images])
-        return {port.get_any_name(): value for port, value in outputs.items()}
+        found = {port.get_any_name(): value for port, value in outputs.items()}
+        if give_back:
+            found = {name: value.copy() for name, value in found.items()}
+            del outputs
+            self._model.release_memory()
+        return found
 
 
 def _properties(model: Any) -> dict[str, str]:

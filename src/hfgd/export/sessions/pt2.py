@@ -57,7 +57,9 @@ class Pt2Session:
         except Exception as error:  # whatever the loader says
             raise unreadable(path, "AOTInductor package", error) from error
 
-    def __call__(self, images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    def __call__(
+        self, images: npt.NDArray[Any], give_back: bool = False
+    ) -> dict[str, npt.NDArray[Any]]:
         with self._torch.inference_mode():
             outputs = self._model(self._torch.from_numpy(images))
         return {
