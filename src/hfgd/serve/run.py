@@ -7,6 +7,7 @@ import socket
 import sys
 import warnings
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -33,6 +34,7 @@ class Serving:
     port: int
     workers: int = 1
     device: str | None = None
+    code: Path | None = None  # the folder whose code the model may run
 
 
 def opened(serving: Serving) -> FastAPI:
@@ -42,7 +44,8 @@ def opened(serving: Serving) -> FastAPI:
 
     warnings.filterwarnings("ignore", module=r"PIL\.")  # strangers fill no log
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-    labeller = open_labeller(serving.model, How(device=serving.device, precision="auto"))
+    how = How(device=serving.device, precision="auto", code=serving.code)
+    labeller = open_labeller(serving.model, how)
     memory, grid, only = labeller.memory(), labeller.grid, None
     if isinstance(labeller, FileLabeller):
         only = labeller.size
@@ -71,7 +74,7 @@ def run(serving: Serving) -> None:
         )
     if serving.workers > 1:
         del app
-        os.environ[SETTINGS] = json.dumps(asdict(serving))
+        os.environ[SETTINGS] = json.dumps(asdict(serving), default=str)
         app = "hfgd.serve.run:from_environment"
     config = uvicorn.Config(
         app,
@@ -123,7 +126,7 @@ def _bound(family: int, address: Any) -> socket.socket:
 def from_environment() -> FastAPI:
     """The application of one of several processes."""
     told = json.loads(os.environ[SETTINGS])
-    access = {**told["access"], "origins": tuple(told["access"]["origins"])}
-    return opened(
-        Serving(**{**told, "limits": Limits(**told["limits"]), "access": Access(**access)})
-    )
+    told["limits"] = Limits(**told["limits"])
+    told["access"] = Access(**{**told["access"], "origins": tuple(told["access"]["origins"])})
+    told["code"] = told["code"] and Path(told["code"])
+    return opened(Serving(**told))
