@@ -61,12 +61,17 @@ def _still_serving(request):
 def test_small_files_with_large_images_are_refused_before_they_are_decoded(server):
     server.predict(picture())
     before = server.memory("VmHWM")
-    for height, width, kind in ((7000, 3500, "WEBP"), (1, 200_000, "PNG"), (2_000_000, 1, "PNG")):
+    memory = "MB in this model, and at most 4,000 MB are given"
+    for height, width, kind, words in (
+        (7000, 3500, "WEBP", memory),
+        (1, 200_000, "PNG", "a side of 200,000 pixels, and at most 20,000"),
+        (2_000_000, 1, "PNG", "a side of 2,000,000 pixels"),
+    ):
         content = plain(height, width, kind)
         began = time.monotonic()
         status, _, body = server.predict(content)
         assert (status, time.monotonic() - began < 10) == (413, True)
-        assert "MB in this model, and at most 4,000 MB are given" in json.loads(body)["detail"]
+        assert words in json.loads(body)["detail"]
     assert server.memory("VmHWM") - before < 20
 
 

@@ -1,5 +1,6 @@
 """What the service takes, and the refusals: strangers send what they like."""
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -34,6 +35,11 @@ class Limits:
     seconds: float = 60.0
     memory: int = 4_000_000_000
     drain: int = 10
+
+    @property
+    def side(self) -> int:
+        """The longest side: attention along it costs its square, in time if not in memory."""
+        return 4 * math.isqrt(self.pixels)
 
 
 class Refused(Exception):
@@ -98,6 +104,13 @@ def _read(content: bytes, limits: Limits, read: Callable[[Image.Image], T]) -> T
                     413,
                     f"the image has {count:,} pixels, and at most {limits.pixels:,} are taken; "
                     "scale it down.",
+                )
+            longest = limits.side
+            if max(image.size) > longest:
+                raise Refused(
+                    413,
+                    f"the image has a side of {max(image.size):,} pixels, and at most {longest:,} are "
+                    "taken; cut it into parts.",
                 )
             return read(image)
     except UnidentifiedImageError as error:
