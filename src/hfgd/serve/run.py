@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from hfgd.errors import HfgdError
+from hfgd.parallel.lifetime import end_with_parent
 from hfgd.progress import say
 from hfgd.serve.access import Access
 from hfgd.serve.app import make_app
@@ -125,6 +126,7 @@ def _bound(family: int, address: Any) -> socket.socket:
 
 def from_environment() -> FastAPI:
     """The application of one of several processes."""
+    end_with_parent()
     told = json.loads(os.environ[SETTINGS])
     told["limits"] = Limits(**told["limits"])
     told["access"] = Access(**{**told["access"], "origins": tuple(told["access"]["origins"])})
