@@ -317,6 +317,10 @@ def test_a_file_in_the_place_of_a_folder(tmp_path, run):
     pixels = Image.fromarray(pictures(1)[0].pixels)
     pixels.save(tmp_path / "in/images/train/a.jpg")
     pixels.save(tmp_path / "in/images/train/a.png/b.jpg")
+    for name in ("a", "a.png/b"):
+        text = tmp_path / f"in/labels/train/{name}.txt"
+        text.parent.mkdir(parents=True, exist_ok=True)
+        text.write_text("0 0.1 0.1 0.9 0.1 0.9 0.9\n")
     spec = {"names": ["car"], "train": "images/train", "val": "images/train"}
     (tmp_path / "in/set.yaml").write_text(yaml.safe_dump(spec))
     words = (
