@@ -252,16 +252,18 @@ def test_all_that_the_command_starts_keeps_out_of_it(monkeypatch, capsys):
 
 
 def test_the_services_processes_are_told_the_folder(monkeypatch, tmp_path):
-    service = pytest.importorskip("hfgd.serve.app")
+    service = pytest.importorskip("hfgd.serve.run")
+    from hfgd.serve.access import Access
     from hfgd.serve.limits import Limits
 
     told = []
-    monkeypatch.setattr(service, "opened", lambda *words: told.append(words))
-    monkeypatch.setattr("uvicorn.run", lambda *words, **named: None)
+    monkeypatch.setattr(service, "opened", told.append)
+    monkeypatch.setattr("uvicorn.supervisors.Multiprocess.run", lambda self: None)
     monkeypatch.setattr(service.os, "environ", dict(os.environ))
-    service.run("model", Limits(), "127.0.0.1", 8000, 2, None, tmp_path)
+    served = service.Serving("model", Limits(), Access("127.0.0.1"), 0, 2, None, tmp_path)
+    service.run(served)
     service.from_environment()
-    assert [words[-1] for words in told] == [tmp_path] * 2
+    assert told == [served, served]
 
 
 # ---- programs -------------------------------------------------------------------------------

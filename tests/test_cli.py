@@ -233,7 +233,7 @@ def test_data_info(run, tmp_path):
     words = ["data", "info", "camvid", "--data", tmp_path, "--out", tmp_path / "sheet.png"]
     code, out, err = run(*words)
     assert code == 0, err
-    assert "train: 1 pairs, expected 367" in out
+    assert "train: 1 pair, expected 367" in out
     assert "road 100.000" in " ".join(out.split())
     assert (tmp_path / "sheet.png").is_file()
     code, _, err = run("data", "info", "camvids")

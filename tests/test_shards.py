@@ -424,10 +424,10 @@ def test_a_read_that_hangs_is_left_behind(plain, run, model, pictures, tmp_path,
     answered, read = threading.Event(), running.read_item
     (pictures / "a/hangs.png").write_bytes((pictures / "c/17.png").read_bytes())
 
-    def slow(item):
+    def slow(item, *rest):
         if str(item.source).endswith("hangs.png"):
             answered.wait(60)
-        return read(item)
+        return read(item, *rest)
 
     monkeypatch.setattr(running, "read_item", slow)
     monkeypatch.setattr(running, "PATIENCE", 0.2)

@@ -60,3 +60,8 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return "_" not in text
+
+
+def counted(number: int, thing: str, plural: str | None = None) -> str:
+    """'1 image', '3 images'."""
+    return f"{number:,} {thing if number == 1 else plural or thing + 's'}"

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hfgd.cli.table import show
+from hfgd.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -280,7 +281,7 @@ def prepare(
 
         counts = run(name, source, out, workers, tell)
     for split, count in counts.items():
-        print(f"{split}: {count:,} pairs, expected {KNOWN[name].expected[split]:,}")
+        print(f"{split}: {counted(count, 'pair')}, expected {KNOWN[name].expected[split]:,}")
     print(f"next: hfgd data check {out}")
 
 
@@ -297,7 +298,7 @@ def _show_data(
             images, labels = files.files(each)
             pairs = len(images.keys() & labels.keys())
             stated = f", expected {expected.get(each, 0):,}" if expected is not None else ""
-            print(f"{each}: {pairs:,} {'pair' if pairs == 1 else 'pairs'}{stated}")
+            print(f"{each}: {counted(pairs, 'pair')}{stated}")
     dataset = open_dataset(data, split)
     pixels, read = class_shares(dataset, limit)
     print(f"\nclass shares, {read} of {len(dataset)} images of {split}")
@@ -316,7 +317,7 @@ def _print(report: "CheckReport") -> None:
         sizes = ", ".join(f"{h}×{w} ({n})" for (h, w), n in split.sizes.most_common(3))
         more = f" and {len(split.sizes) - 3} other sizes" if len(split.sizes) > 3 else ""
         name = escape(f"{report.root.name}/{split.split}")
-        console.print(f"\n[bold]{name}[/bold]: {split.pairs} pairs; {sizes}{more}")
+        console.print(f"\n[bold]{name}[/bold]: {counted(split.pairs, 'pair')}; {sizes}{more}")
         _print_shares(report, split)
         _print_lines(console, "problem", split.problems, "red")
         _print_lines(console, "note", split.remarks, "yellow")

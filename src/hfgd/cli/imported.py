@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from hfgd.text import counted
+
 if TYPE_CHECKING:
     from hfgd.data.group_split import SplitOutcome
     from hfgd.data.importer import ImportReport
@@ -66,8 +68,6 @@ def _overlaps(report: "ImportReport") -> str:
 
 def print_split(outcome: "SplitOutcome") -> None:
     """Groups and images of both sides, and how much of every class val has."""
-    from hfgd.data.formats.base import counted
-
     console = Console(highlight=False, soft_wrap=True)
     images = sum(outcome.images.values())
     for split, groups in outcome.groups.items():

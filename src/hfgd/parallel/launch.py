@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hfgd.errors import HfgdError
-from hfgd.parallel.lifetime import as_starter
+from hfgd.parallel.lifetime import STARTER, as_starter
 from hfgd.parallel.rank import launched
 
 
@@ -100,7 +100,7 @@ def launch(arguments: Sequence[str], devices: int, nodes: int) -> None:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # as torchrun does, but with the cores shared out
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
-    os.environ |= as_starter()
+    os.environ |= as_starter()  # taken out again below: what runs in this process has no starter
     try:
         elastic_launch(config, sys.executable)("-P", "-m", "hfgd", *arguments)
     except SignalException as error:
@@ -114,3 +114,5 @@ def launch(arguments: Sequence[str], devices: int, nodes: int) -> None:
             f"process {rank} of {devices * nodes} ended {how}, and the others were stopped.",
             code if code > 0 else 128 - code,
         ) from error
+    finally:
+        os.environ.pop(STARTER, None)

@@ -128,7 +128,9 @@ def from_environment() -> FastAPI:
     """The application of one of several processes."""
     end_with_parent()
     told = json.loads(os.environ[SETTINGS])
-    told["limits"] = Limits(**told["limits"])
-    told["access"] = Access(**{**told["access"], "origins": tuple(told["access"]["origins"])})
+    told["access"]["origins"] = tuple(told["access"]["origins"])
+    told["limits"]["formats"] = tuple(told["limits"]["formats"])
     told["code"] = told["code"] and Path(told["code"])
-    return opened(Serving(**told))
+    return opened(
+        Serving(**told | {"limits": Limits(**told["limits"]), "access": Access(**told["access"])})
+    )

@@ -10,6 +10,7 @@ from hfgd.data.formats.regions import Region
 from hfgd.data.images import Pixels
 from hfgd.data.label_map import LabelMap
 from hfgd.errors import HfgdError
+from hfgd.text import counted
 
 if TYPE_CHECKING:
     from hfgd.data.formats.tree import Tree
@@ -168,11 +169,6 @@ def shown(value: Any) -> str:
     except ValueError:  # a number of thousands of digits
         text = f"a {type(value).__name__} of very many digits"
     return text if len(text) <= 40 else f"{text[:37]}…"
-
-
-def counted(number: int, thing: str, plural: str | None = None) -> str:
-    """'1 image', '3 images'."""
-    return f"{number:,} {thing if number == 1 else plural or thing + 's'}"
 
 
 __all__ = [
