@@ -40,10 +40,11 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batch", type=int, default=8, help="images handed over at once")
     parser.add_argument("--gpus", action="store_true", help="a GPU for each worker")
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
     given = parser.parse_args()
 
     ray.init(ignore_reinit_error=True, include_dashboard=False)
-    begin(given.out, given.model, How(precision="auto"))
+    begin(given.out, given.model, How(precision=given.precision))
     rows, before = read(given.input, given.out, 8 * given.workers)
     if rows is None:
         print(f"all {before} images had been labelled before")
@@ -52,6 +53,7 @@ def main():
     labelled = rows.map_batches(
         Labeller,
         fn_constructor_args=[given.model],
+        fn_constructor_kwargs={"precision": given.precision},
         batch_size=given.batch,
         compute=ray.data.ActorPoolStrategy(size=given.workers),
         num_gpus=1 if given.gpus else None,

@@ -1,6 +1,11 @@
-"""Toy backbones, a tiny data folder, and the real data where HFGD_SHARED points to some."""
+"""Toy backbones, a tiny data folder, and the real data where HFGD_SHARED points to some.
+
+HFGD_TEST_BF16=1 or 0: the tests see a CPU with bf16 instructions or without, whatever this one is.
+HFGD_TEST_THREADS: threads of PyTorch; 1 by default.
+"""
 
 import os
+import runpy
 
 if not os.environ.get("HFGD_TEST_GPU"):  # before torch looks; processes that tests start inherit it
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -11,6 +16,13 @@ os.environ.setdefault("HFGD_TRACEBACK", "1")
 import sys
 import time
 from pathlib import Path
+
+AS_CPU = Path(__file__).parent / "as_cpu"
+if os.environ.get("HFGD_TEST_BF16"):  # here, and in the processes that tests start
+    runpy.run_path(str(AS_CPU / "sitecustomize.py"))
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(AS_CPU), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
 
 import numpy as np
 import pytest
@@ -47,7 +59,7 @@ TOYS = {
 
 @pytest.fixture(autouse=True)
 def _one_thread_and_a_seed():
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("HFGD_TEST_THREADS", "1")))
     torch.manual_seed(0)
 
 
@@ -131,6 +143,16 @@ def recipe(folder, **changes) -> Recipe:
 
 def weights(out):
     return load_file(out / "last" / "model.safetensors")
+
+
+def check_same_files(found: dict, expected: dict) -> None:
+    """The same names with the same content; says which differ, and not their bytes."""
+    names = found.keys() | expected.keys()
+    nothing = object()
+    odd = sorted(n for n in names if found.get(n, nothing) != expected.get(n, nothing))
+    if odd:
+        some = ", ".join(map(str, odd[:5]))
+        pytest.fail(f"{len(odd)} of {len(names)} files differ: {some}", pytrace=False)
 
 
 def same(a, b) -> bool:
