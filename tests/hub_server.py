@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-TOKENS = {"hf_ann": "ann", "hf_bob": "bob"}
+TOKENS = {"hf_ann": "ann", "hf_bob": "bob", "hf_user": "user"}
 
 
 def blob_id(content: bytes) -> str:

@@ -10,14 +10,16 @@ import time
 import pytest
 import torch
 
-from conftest import recipe, start_training, wait_for_iteration
+from conftest import recipe, start_training, toy, wait_for_iteration
 from hfgd.data.dataset import Sample
 from hfgd.data.loader import EvalBatches
 from hfgd.data.open import open_dataset
 from hfgd.errors import HfgdError
 from hfgd.evaluation.evaluate import evaluate
 from hfgd.training.fit import fit
-from processes import Command, cmdline
+from miniatures import coco, pictures
+from processes import Command, cmdline, finished
+from test_first_hour import serves
 
 LONG = {"train.iterations": 100_000, "train.validate_every": 100_000}
 
@@ -204,3 +206,68 @@ def test_workers_of_a_killed_run_end_by_themselves(folder, tmp_path, method):
     assert len(process.running()) >= 3
     process.send(signal.SIGKILL)
     assert process.end(60).code == -signal.SIGKILL
+
+
+# ---- every command that starts workers or processes ----------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("workers", "method"), [(0, None), (2, "fork"), (2, "spawn"), (2, "forkserver")]
+)
+def test_commands_with_workers_end(folder, tmp_path, workers, method):
+    (tmp_path / "toy.yaml").write_text(recipe(folder).yaml())
+
+    def hfgd(*words):
+        finished(["hfgd", *words], cwd=tmp_path, method=method)
+
+    for run in ("one", "two"):
+        hfgd("train", "toy.yaml", "--set", f"train.workers={workers}", "--out", run)
+    hfgd("eval", "one", "--data", folder, "--workers", workers)
+    hfgd("compare", "one", "two", "--data", folder)
+    words = ("--folds", 2, "--workers", workers, "--set", f"train.workers={workers}")
+    hfgd("review", "one", "--data", folder, *words, "--out", "review")
+    for made in ("one/report.html", "compare/report.html", "review/review.csv"):
+        assert (tmp_path / made).is_file()
+
+
+@pytest.mark.slow
+def test_commands_with_processes_end(folder, tmp_path):
+    (tmp_path / "toy.yaml").write_text(recipe(folder).yaml())
+    more = ("--devices", 2)
+    finished(["hfgd", "train", "toy.yaml", *more, "--out", "run"], cwd=tmp_path)
+    finished(["hfgd", "eval", "run", "--data", folder, *more], cwd=tmp_path)
+    photos = folder / "images/train"
+    finished(["hfgd", "predict", "run", photos, *more, "--out", "out"], cwd=tmp_path)
+    assert len(list((tmp_path / "out/labels").iterdir())) == 3
+    serves(["hfgd", "serve", "run", "--workers", 2], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["train", "predict"])
+def test_processes_of_a_killed_command_end_by_themselves(folder, tmp_path, verb):
+    (tmp_path / "toy.yaml").write_text(recipe(folder, **LONG).yaml())
+    if verb == "train":
+        words = ["hfgd", "train", tmp_path / "toy.yaml", "--out", tmp_path / "run"]
+    else:
+        toy(3).save(tmp_path / "model")
+        many = tmp_path / "many"
+        many.mkdir()
+        for i in range(2000):
+            os.link(folder / "images/train/train0.png", many / f"{i}.png")
+        words = ["hfgd", "predict", tmp_path / "model", many, "--out", tmp_path / "out"]
+    process = Command([*words, "--devices", 2])
+    deadline = time.monotonic() + 120
+    while len(process.running()) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(5)  # they are on their way
+    assert len(process.running()) >= 3
+    process.send(signal.SIGKILL)
+    assert process.end(60).code == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_an_import_ends(tmp_path):
+    coco(tmp_path / "in", pictures())
+    finished(["hfgd", "data", "import", tmp_path / "in", "--out", tmp_path / "out"])
+    finished(["hfgd", "data", "check", tmp_path / "out"])
