@@ -139,7 +139,11 @@ def extras_of(image: Image.Image) -> list[str]:
         image.getbands()
     ):
         extras.append("bands")
-    return [*extras, "alpha"] if image.has_transparency_data else extras
+    # not Pillow's has_transparency_data: it asserts that an image with indices has its palette
+    palette = "" if image.palette is None else image.palette.mode
+    clear = f"{image.mode} {palette}".upper()
+    alpha = "transparency" in image.info or any(word.endswith("A") for word in clear.split())
+    return [*extras, "alpha"] if alpha else extras
 
 
 def _from_array(array: npt.NDArray[Any]) -> Pixels:
