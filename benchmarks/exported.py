@@ -24,7 +24,7 @@ import hfgd
 from hfgd.export.runtime import ExportedModel
 from hfgd.export.sessions import open_session
 from hfgd.export.write import export_model
-from hfgd.inference.networks import NetworkLabeller
+from hfgd.inference.torch_labeller import NetworkLabeller
 from hfgd.parallel.device import multiplies_bf16
 from inference import MEAN, STD, eager, show
 

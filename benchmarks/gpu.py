@@ -25,17 +25,17 @@ from torch.profiler import ProfilerActivity, profile
 
 from hfgd.cost import measure_cost
 from hfgd.data.classes import IGNORE, ClassSet
-from hfgd.geometry import Frame
-from hfgd.inference.networks import NetworkLabeller
 from hfgd.inference.protocol import PROTOCOLS
+from hfgd.inference.torch_labeller import NetworkLabeller
 from hfgd.losses.terms import loss_terms
 from hfgd.model.build import build
-from hfgd.model.output import SegOutput
+from hfgd.model.network import SegOutput
 from hfgd.parallel.device import use_fast_matmuls
 from hfgd.recipes import find_recipe
 from hfgd.recipes.named import toy
 from hfgd.resample import restore
 from hfgd.training.optim import make_optimiser
+from hfgd.types import Frame
 from inference import PREDICT_HEAD, predict_one, predict_row
 from training import clock, matmul_peak
 

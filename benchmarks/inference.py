@@ -26,8 +26,8 @@ import torch.nn.functional as F
 
 import hfgd
 from hfgd.data.images import images_below, read_image
-from hfgd.inference.networks import NetworkLabeller
-from hfgd.inference.open import How, open_labeller
+from hfgd.inference.labeller import InferenceConfig, open_labeller
+from hfgd.inference.torch_labeller import NetworkLabeller
 from hfgd.parallel.device import multiplies_bf16, pick_device
 from hfgd.predict import predict_files
 from hfgd.resample import bands
@@ -242,14 +242,16 @@ def predict_one(recipe, images, classes, device, rounds=2):
     with tempfile.TemporaryDirectory() as folder:
         model = str(hfgd.create(recipe, num_classes=classes).save(Path(folder) / "model"))
         began = time.perf_counter()
-        opened = open_labeller(model, How(device=device))
+        opened = open_labeller(model, InferenceConfig(device=device))
         opening = time.perf_counter() - began
         opened(read_image(images[0]))  # warms up
         for i in range(rounds):
             inside, alone = Timed(opened), Timed(opened)
             with mock.patch("hfgd.predict.run.open_labeller", lambda path, how, x=inside: x):
                 began = time.perf_counter()
-                outcome = predict_files(model, images, Path(folder) / str(i), How(device=device))
+                outcome = predict_files(
+                    model, images, Path(folder) / str(i), InferenceConfig(device=device)
+                )
                 seconds["whole"].append(time.perf_counter() - began)
             assert outcome.done == len(images), outcome.failed[:1]
             for path in images:  # decoded one by one: all at once would hide predict's peak memory

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 
 from hfgd import resample
 from hfgd.data.classes import IGNORE
-from hfgd.geometry import Frame, Grid
 from hfgd.losses.terms import LossSpec, loss_terms
-from hfgd.model.output import SegOutput
+from hfgd.model.network import SegOutput
+from hfgd.types import Frame, Grid
 
 
 def ours(logits, label, frame):

@@ -32,11 +32,11 @@ NAME = "street_{:02}_frame_{:06}.png"
 EVAL = """
 import sys
 from pathlib import Path
-from hfgd.evaluation.run import What, evaluate_model
-from hfgd.inference.open import How
+from hfgd.evaluation.evaluate_model import EvalConfig, evaluate_model
+from hfgd.inference.labeller import InferenceConfig
 model, data, out, gallery = sys.argv[1:]
-what = What(data, workers=0, gallery=int(gallery))
-evaluate_model(model, what, How(device="cpu"), Path(out))
+what = EvalConfig(data, workers=0, gallery=int(gallery))
+evaluate_model(model, what, InferenceConfig(device="cpu"), Path(out))
 status = Path("/proc/self/status").read_text()
 print(int(status.partition("VmHWM:")[2].split()[0]) / 1000)
 """

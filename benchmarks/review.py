@@ -21,12 +21,12 @@ from scipy import ndimage
 from scipy.stats import rankdata
 
 from hfgd.data.classes import IGNORE
-from hfgd.data.draw import palette_image
-from hfgd.data.export import export
 from hfgd.data.open import open_dataset
+from hfgd.data.prediction import palette_image
 from hfgd.data.scenes import ScenesDataset
-from hfgd.inference.open import How, open_labeller
-from hfgd.review.quality import Sums, Terms
+from hfgd.data.write_folder import export
+from hfgd.inference.labeller import InferenceConfig, open_labeller
+from hfgd.review.quality import QualityTerms, Sums
 
 SHARE, TRIALS = 0.05, 500
 KINDS = {
@@ -81,7 +81,7 @@ def corrupt(kind, label, other, rng):
 
 def judged(labeller, image, labels):
     """What is found of several labels of one image, in one pass."""
-    sums = [Sums(torch.from_numpy(label), Terms()) for label in labels]
+    sums = [Sums(torch.from_numpy(label), QualityTerms()) for label in labels]
     maps = labeller.reduced(
         image, lambda rows, scores: torch.stack([s.add(rows, scores) for s in sums], 2)
     )
@@ -102,7 +102,7 @@ def at_top(doubt, bad):
 
 
 def held_out(run, data, split):
-    labeller, dataset = open_labeller(run, How()), open_dataset(data, split)
+    labeller, dataset = open_labeller(run, InferenceConfig()), open_dataset(data, split)
     rng, rows = np.random.default_rng(0), []
     for i in range(len(dataset)):
         image, label, _ = dataset[i]

@@ -35,8 +35,8 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "ray_predict.py"
 ALONE = """
 import sys, time
 import numpy as np
-from hfgd.inference.open import How, open_labeller
-labeller = open_labeller(sys.argv[1], How(device="cpu"))
+from hfgd.inference.labeller import InferenceConfig, open_labeller
+labeller = open_labeller(sys.argv[1], InferenceConfig(device="cpu"))
 pixels = np.random.default_rng(0).integers(0, 256, ({}, {}, 3), dtype=np.uint8)
 labeller(pixels)
 print("ready", flush=True)
@@ -54,9 +54,9 @@ import numpy as np
 from pathlib import Path
 from hfgd.data.classes import ClassSet
 from hfgd.inference.protocol import Protocol
-from hfgd.inference.open import How
+from hfgd.inference.labeller import InferenceConfig
 from hfgd.predict import run as running
-from hfgd.predict.kinds import Extent
+from hfgd.predict.large_files import LargeFileConfig
 class Free:
     branch, precision, classes, protocol = "fine", "fp32", ClassSet.of(["a", "b"]), Protocol()
     gives_scores = False
@@ -64,8 +64,9 @@ class Free:
         return np.zeros(pixels.shape[:2], np.uint8)
 running.open_labeller = lambda path, how: Free()
 os.fsync = lambda file: None
-extent = Extent(overlays=False)
-outcome = running.predict_files(sys.argv[1], [sys.argv[2]], sys.argv[3], How(), extent=extent)
+extent = LargeFileConfig(overlays=False)
+how = InferenceConfig()
+outcome = running.predict_files(sys.argv[1], [sys.argv[2]], sys.argv[3], how, extent=extent)
 assert outcome.done == int(sys.argv[4]), outcome.failed[:1]
 status = Path("/proc/self/status").read_text().splitlines()
 print(next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1000)
@@ -206,16 +207,19 @@ def stages(work, model, short):
     process: other programs hardly move them. The wait for a disk is not in them."""
     import torch
 
-    from hfgd.data.draw import Prediction
     from hfgd.data.images import read_image
-    from hfgd.inference.open import How, open_labeller
-    from hfgd.predict.label import label
-    from hfgd.predict.places import Folder
+    from hfgd.data.prediction import Prediction
+    from hfgd.inference.confidence import label
+    from hfgd.inference.labeller import InferenceConfig, open_labeller
+    from hfgd.predict.storage import Folder
     from hfgd.predict.writer import save_png
 
     torch.set_num_threads(1)
     paths = sorted(photos(work / "stages", 8 if short else 30).iterdir())
-    labeller, place = open_labeller(str(model), How(device="cpu")), Folder(work / "written")
+    labeller, place = (
+        open_labeller(str(model), InferenceConfig(device="cpu")),
+        Folder(work / "written"),
+    )
     labeller(read_image(paths[0]))
     names = ["decode", "network, labels alone", "network, with confidence", "overlay", "label map"]
     spent = {name: [] for name in names}
@@ -349,11 +353,12 @@ def pressure(work, model, short):
 LARGE = """
 import sys
 from pathlib import Path
-from hfgd.inference.open import How
+from hfgd.inference.labeller import InferenceConfig
 from hfgd.predict import run as running
-from hfgd.predict.kinds import Extent
+from hfgd.predict.large_files import LargeFileConfig
 {cheap}
-outcome = running.predict_files(sys.argv[1], [sys.argv[2]], sys.argv[3], How(), extent=Extent(1024))
+how, extent = InferenceConfig(), LargeFileConfig(1024)
+outcome = running.predict_files(sys.argv[1], [sys.argv[2]], sys.argv[3], how, extent=extent)
 assert outcome.done == 1, outcome.failed
 status = Path("/proc/self/status").read_text()
 print(int(status.partition("VmHWM:")[2].split()[0]) / 1000)
@@ -362,7 +367,7 @@ print(int(status.partition("VmHWM:")[2].split()[0]) / 1000)
 CHEAP = f"""
 import torch
 from hfgd.data.classes import ClassSet
-from hfgd.geometry import Grid
+from hfgd.types import Grid
 from hfgd.inference.protocol import Protocol
 class Cheap:
     branch, precision, protocol, grid = "fine", "fp32", Protocol(), Grid.CORNERS
@@ -415,11 +420,11 @@ def seams(work, model, short):
     overlap is mixed there), and elsewhere."""
     import torch
 
-    from hfgd.inference.open import How, open_labeller
+    from hfgd.inference.labeller import InferenceConfig, open_labeller
     from hfgd.predict.tiles import choose_tiles, label_tiles
 
     torch.set_num_threads(1)
-    labeller = open_labeller(str(model), How(device="cpu"))
+    labeller = open_labeller(str(model), InferenceConfig(device="cpu"))
     side = 1100
     small = np.random.default_rng(0).integers(0, 256, (side // 8, side // 8, 3), np.uint8)
     image = np.array(Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC))

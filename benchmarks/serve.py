@@ -27,14 +27,14 @@ import numpy as np
 from PIL import Image
 
 from hfgd.data.images import images_below, read_image
-from hfgd.inference.open import How, open_labeller
+from hfgd.inference.labeller import InferenceConfig, open_labeller
 
 ALONE = """
 import sys, time, json
 from hfgd.data.images import read_image
-from hfgd.inference.open import How, open_labeller
+from hfgd.inference.labeller import InferenceConfig, open_labeller
 model, seconds, *paths = sys.argv[1:]
-label, images = open_labeller(model, How(precision="auto")), [read_image(p) for p in paths]
+label, images = open_labeller(model, InferenceConfig(precision="auto")), [read_image(p) for p in paths]
 label(images[0])
 done, began = 0, time.perf_counter()
 while (passed := time.perf_counter() - began) < float(seconds):
@@ -145,7 +145,7 @@ def main():
     parser.add_argument("--images", type=int, default=40)
     arguments = parser.parse_args()
     paths = images_below(arguments.folder)[: arguments.images]
-    label = open_labeller(arguments.model, How(precision="auto"))
+    label = open_labeller(arguments.model, InferenceConfig(precision="auto"))
     good = [(path.read_bytes(), label(read_image(path))) for path in paths]
     del label
     rates = [alone(arguments.model, paths, 30)]

@@ -24,7 +24,7 @@ from hfgd.data.transforms.pipeline import Augment
 from hfgd.losses.terms import loss_terms
 from hfgd.model import axial_attention
 from hfgd.model.build import build
-from hfgd.model.output import SegOutput
+from hfgd.model.network import SegOutput
 from hfgd.parallel.device import multiplies_bf16
 from hfgd.recipes import find_recipe
 from hfgd.resample import restore

@@ -12,10 +12,10 @@ import argparse
 
 import ray
 
-from hfgd.inference.open import How
+from hfgd.inference.labeller import InferenceConfig
 from hfgd.predict import find_images
-from hfgd.predict.places import open_place
-from hfgd.ray import Labeller, Save, begin, end, target_of
+from hfgd.predict.storage import open_place
+from hfgd.ray import RayLabeller, Save, begin, end, target_of
 
 
 def read(source, out, blocks):
@@ -44,14 +44,14 @@ def main():
     given = parser.parse_args()
 
     ray.init(ignore_reinit_error=True, include_dashboard=False)
-    begin(given.out, given.model, How(precision=given.precision))
+    begin(given.out, given.model, InferenceConfig(precision=given.precision))
     rows, before = read(given.input, given.out, 8 * given.workers)
     if rows is None:
         print(f"all {before} images had been labelled before")
         return
     # Ray Data starts a worker that dies again, and its batch is labelled once more
     labelled = rows.map_batches(
-        Labeller,
+        RayLabeller,
         fn_constructor_args=[given.model],
         fn_constructor_kwargs={"precision": given.precision},
         batch_size=given.batch,

@@ -33,7 +33,7 @@ from safetensors.torch import load_file
 from hfgd.data.classes import ClassSet
 from hfgd.model import BackboneSpec, ModelSpec, Segmenter
 from hfgd.model.build import build
-from hfgd.model.spec import GUIDANCE
+from hfgd.model.config import GUIDANCE
 from hfgd.recipes.spec import Recipe
 from processes import Command
 

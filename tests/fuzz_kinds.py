@@ -87,8 +87,8 @@ def _onnx(path):
     import onnx
     from onnx import TensorProto, helper
 
-    from hfgd.export.facts import Facts
-    from hfgd.geometry import Grid
+    from hfgd.export.metadata import Facts
+    from hfgd.types import Grid
 
     graph = helper.make_graph(
         [

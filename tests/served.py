@@ -16,8 +16,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from hfgd.export.facts import Facts
-from hfgd.geometry import Grid, Memory
+from hfgd.export.metadata import Facts
+from hfgd.types import Grid, Memory
 
 LAYERS, WIDTH = 6, 32  # about a second for a megapixel on one core
 

@@ -19,9 +19,8 @@ import yaml
 from PIL import Image
 
 from hfgd.data import archive
-from hfgd.data.formats.regions import OUTLINE, Patch, Polygons
-from hfgd.data.label_map import LabelMap
-from hfgd.data.rle import decode_mask
+from hfgd.data.classes import LabelMap
+from hfgd.data.formats.regions import OUTLINE, Patch, Polygons, decode_mask
 from hfgd.errors import HfgdError
 from miniatures import BUILDERS, SIZE, pictures, png
 

@@ -21,17 +21,17 @@ from hfgd.card import card
 from hfgd.cli.main import app, main
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
-from hfgd.export.facts import Facts
+from hfgd.export.metadata import Facts
 from hfgd.export.runtime import ExportedModel, read_facts
 from hfgd.export.sessions.pt2 import FACTS
-from hfgd.geometry import Grid
-from hfgd.inference.open import How, open_labeller
+from hfgd.inference.labeller import InferenceConfig, open_labeller
 from hfgd.model.config import Builder
 from hfgd.parallel import launch as launching
 from hfgd.predict import predict_files
 from hfgd.predict.shards import run_shards
 from hfgd.text import csv_cell, csv_value
 from hfgd.training.fit import fit
+from hfgd.types import Grid
 
 ABC = ClassSet.of(["a", "b", "c"])
 CODE = """
@@ -307,10 +307,10 @@ def test_a_program_runs_only_from_a_folder_that_is_named(program, loaded, tmp_pa
         with pytest.raises(HfgdError, match=r"is a program: .*--code"):
             ExportedModel(file, code=code)
         with pytest.raises(HfgdError, match="is a program"):
-            open_labeller(str(file), How(code=code))
+            open_labeller(str(file), InferenceConfig(code=code))
     assert loaded == []
     assert ExportedModel(program, code=program.parent).classes == ABC
-    open_labeller(str(program), How(code=tmp_path))
+    open_labeller(str(program), InferenceConfig(code=tmp_path))
     assert loaded == [str(program)] * 2
 
 
@@ -546,7 +546,9 @@ def test_labels_of_formulas_are_found_again(tmp_path):
     for name in ("=1+1.png", "'=2.png", "-3.png"):
         Image.new("RGB", (40, 30)).save(tmp_path / "in" / name)
     toy().save(tmp_path / "model")
-    predict_files(str(tmp_path / "model"), [tmp_path / "in"], tmp_path / "out", How(device="cpu"))
+    predict_files(
+        str(tmp_path / "model"), [tmp_path / "in"], tmp_path / "out", InferenceConfig(device="cpu")
+    )
     (part,) = (tmp_path / "out/parts").glob("1-of-1.csv")
     for row in csv.reader(part.open(newline="")):
         assert not [cell for cell in row if cell[:1] in tuple("=+-@\t\r")]

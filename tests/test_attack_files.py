@@ -14,20 +14,20 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from hfgd.data import export as exporting
+from hfgd.data import write_folder as exporting
 from hfgd.data.archive import Packed
 from hfgd.data.formats.labelme import _mask
 from hfgd.data.formats.supervisely import decode_bitmap
 from hfgd.data.images import FORMATS, open_image, read_header, read_image
-from hfgd.data.import_files import Rules
-from hfgd.data.importer import import_data
+from hfgd.data.importing.import_data import import_data
+from hfgd.data.importing.prepare import prepare
+from hfgd.data.importing.write_import import Rules
 from hfgd.data.label_files import read_label
 from hfgd.data.open import open_dataset
-from hfgd.data.prepare import prepare
 from hfgd.errors import HfgdError
 from hfgd.files import inside
 from hfgd.predict.inputs import find_images
-from hfgd.predict.places import open_place
+from hfgd.predict.storage import open_place
 from miniatures import BUILDERS, pictures
 
 SOURCE = Path(__file__).parents[1] / "src" / "hfgd"

@@ -19,10 +19,9 @@ from conftest import toy
 from hfgd.checkpoint import load_model, save_model
 from hfgd.cli import main as cli
 from hfgd.errors import HfgdError
-from hfgd.export.facts import Facts
+from hfgd.export.metadata import Facts
 from hfgd.export.runtime import read_facts
-from hfgd.model.config import ModelConfig
-from hfgd.model.spec import ModelSpec
+from hfgd.model.config import ModelConfig, ModelSpec
 
 
 @pytest.fixture

@@ -18,15 +18,15 @@ from PIL import Image
 from conftest import toy
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
-from hfgd.export.whole import Whole
+from hfgd.export.wrapper import ExportWrapper
 from hfgd.export.write import _label
-from hfgd.geometry import Grid, Memory
-from hfgd.inference.networks import NetworkLabeller
+from hfgd.inference.torch_labeller import NetworkLabeller
 from hfgd.model.memory import inference_memory
 from hfgd.serve.access import Access
 from hfgd.serve.app import make_app
 from hfgd.serve.limits import Limits, usual_memory
 from hfgd.serve.limits import Memory as Share
+from hfgd.types import Grid, Memory
 from served import Server, everything, head, picture, plain, write_model
 
 SLOW = 700  # side of an image that takes about a second
@@ -122,10 +122,10 @@ def test_the_counted_memory_is_that_of_the_tensors():
 
 MEASURE = """
 import sys, numpy as np
-from hfgd.inference.open import How, open_labeller
+from hfgd.inference.labeller import InferenceConfig, open_labeller
 def held(key):
     return int(open("/proc/self/status").read().partition(key + ":")[2].split()[0]) * 1024
-label = open_labeller(sys.argv[1], How(precision="auto"))
+label = open_labeller(sys.argv[1], InferenceConfig(precision="auto"))
 label(np.zeros((64, 64, 3), np.uint8))
 height, width = map(int, sys.argv[2:])
 image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -153,7 +153,7 @@ def test_real_memory_is_no_more_than_what_is_counted(tmp_path, kind):
 
 def test_exported_files_and_networks_say_what_they_need():
     network = toy(5)
-    whole = inference_memory(Whole(network), _label, network.grid, 5, fused=False)
+    whole = inference_memory(ExportWrapper(network), _label, network.grid, 5, fused=False)
     folder = NetworkLabeller(network).memory()
     assert 20 < folder.pixel < whole.pixel < 1000
 

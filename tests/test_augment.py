@@ -12,19 +12,16 @@ import hfgd
 from conftest import recipe
 from hfgd.data.classes import ClassSet
 from hfgd.data.dataset import Sample
-from hfgd.data.loader import TrainStream
-from hfgd.data.sampling import RareClasses, class_counts
-from hfgd.data.transforms.colours import ChannelShuffle, Gamma, Grey
+from hfgd.data.loader import RareClasses, TrainStream, class_counts
 from hfgd.data.transforms.geometric import Perspective, Rotation
 from hfgd.data.transforms.mixing import CopyPaste, CutMix
+from hfgd.data.transforms.photometric import Blur, ChannelShuffle, Gamma, Grey, Jpeg, Noise
 from hfgd.data.transforms.pipeline import Augment
-from hfgd.data.transforms.quality import Blur, Jpeg, Noise
-from hfgd.data.transforms.spec import AugmentSpec
-from hfgd.data.transforms.streams import stream
+from hfgd.data.transforms.spec import AugmentSpec, stream
 from hfgd.errors import HfgdError
-from hfgd.geometry import Grid
 from hfgd.recipes.spec import parse_overrides
 from hfgd.training.fit import fit
+from hfgd.types import Grid
 
 FILL = [10.0, 20.0, 30.0]
 ALL = {

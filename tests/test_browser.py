@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from conftest import toy
-from hfgd.data.draw import Prediction
+from hfgd.data.prediction import Prediction
 from hfgd.errors import HfgdError
 from hfgd.export import html
-from hfgd.export.facts import Facts
-from hfgd.geometry import Grid
+from hfgd.export.metadata import Facts
+from hfgd.types import Grid
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FACTS = Facts(

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from conftest import TOYS
 from hfgd.checkpoint import save_model
+from hfgd.cli.print_table import least_width, show
 from hfgd.cli.show import cost_table_9, costs_of_table_9, named_table, rows_table
-from hfgd.cli.table import least_width, show
 from hfgd.data.classes import ClassSet
 from hfgd.evaluation.report import Report
 from hfgd.evaluation.scores import Scores

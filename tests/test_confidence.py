@@ -14,9 +14,9 @@ from conftest import TOYS, toy
 from hfgd.checkpoint import save_model
 from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.errors import HfgdError
-from hfgd.inference import calibrate
-from hfgd.inference.calibrate import Histograms, with_confidence
-from hfgd.inference.networks import NetworkLabeller
+from hfgd.inference import temperature as fitting
+from hfgd.inference.temperature import Histograms, with_confidence
+from hfgd.inference.torch_labeller import NetworkLabeller
 from hfgd.model import ModelSpec
 from hfgd.model.build import build
 
@@ -152,21 +152,21 @@ def load(path):
 
 
 def test_a_temperature_of_other_weights_or_protocol_is_none(model, capsys):
-    from hfgd.inference.open import How, open_labeller
+    from hfgd.inference.labeller import InferenceConfig, open_labeller
 
-    labeller = open_labeller(str(model), How())
-    fitted = calibrate.Calibration(2.0, 0.1, 0.01, 5)
-    calibrate.save_temperature(str(model), labeller, fitted, "data/val")
-    assert calibrate.read_temperature(str(model), labeller) == 2.0
-    flipped = open_labeller(str(model), How("mf"))
-    assert calibrate.read_temperature(str(model), flipped) == 1.0
+    labeller = open_labeller(str(model), InferenceConfig())
+    fitted = fitting.TemperatureFit(2.0, 0.1, 0.01, 5)
+    fitting.save_temperature(str(model), labeller, fitted, "data/val")
+    assert fitting.read_temperature(str(model), labeller) == 2.0
+    flipped = open_labeller(str(model), InferenceConfig("mf"))
+    assert fitting.read_temperature(str(model), flipped) == 1.0
     assert "under another protocol" in capsys.readouterr().err
     save_model(toy(3), Path(model))
-    assert calibrate.read_temperature(str(model), labeller) == 1.0
+    assert fitting.read_temperature(str(model), labeller) == 1.0
     assert "for other weights" in capsys.readouterr().err
     (model / "temperature.json").write_text("{")
     with pytest.raises(HfgdError, match="is damaged"):
-        calibrate.read_temperature(str(model), labeller)
+        fitting.read_temperature(str(model), labeller)
 
 
 def test_void_pixels_and_a_test_server_do_not_go_together(run, model, folder, tmp_path):

@@ -10,14 +10,14 @@ from PIL import Image
 from conftest import toy
 from hfgd.checkpoint import save_model
 from hfgd.data.classes import IGNORE
-from hfgd.evaluation.evaluate import evaluate
-from hfgd.inference.calibrate import Histograms
-from hfgd.inference.networks import NetworkLabeller
+from hfgd.evaluation.scoring import evaluate
+from hfgd.inference.confidence import ConfidenceConfig, label
 from hfgd.inference.protocol import PROTOCOLS, Protocol
-from hfgd.predict.label import Sure, label
+from hfgd.inference.temperature import Histograms
+from hfgd.inference.torch_labeller import NetworkLabeller
 from hfgd.predict.tiles import Tiles, label_tiles
-from hfgd.review.quality import Terms, judge
-from hfgd.review.unlabelled import look
+from hfgd.review.quality import QualityTerms, judge
+from hfgd.review.select import look
 
 SHARES = (0.6, 0.3, 0.1)  # of the three classes, at every pixel, scale and flip
 SIZE = (40, 50)
@@ -50,7 +50,9 @@ def test_every_reader_of_scores_sees_the_probability_of_one_pass(protocol):
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     # predict's manifest and its confidence maps, and pixels below --min-confidence
     assert label(labeller, pixels).confidence == pytest.approx(0.6, abs=1e-5)
-    below, above = (label(labeller, pixels, Sure(True, minimum)) for minimum in (0.61, 0.59))
+    below, above = (
+        label(labeller, pixels, ConfidenceConfig(True, minimum)) for minimum in (0.61, 0.59)
+    )
     assert (below.labels == IGNORE).all()
     assert (above.labels == 0).all()
     assert (above.sure == round(255 * 0.6)).all()
@@ -65,7 +67,7 @@ def test_every_reader_of_scores_sees_the_probability_of_one_pass(protocol):
     sure = sum(block.confidence for block in blocks)
     assert sure / math.prod(SIZE) == pytest.approx(0.6, abs=1e-5)
     # review: the probability of the annotated class, and what is looked at next
-    found = judge(labeller, image, torch.ones(SIZE, dtype=torch.uint8), Terms(sure=0.61))
+    found = judge(labeller, image, torch.ones(SIZE, dtype=torch.uint8), QualityTerms(sure=0.61))
     assert found.mean == pytest.approx(0.3, abs=1e-5)
     assert found.quality == pytest.approx(0.3, abs=1e-5)
     assert found.suspect == 0

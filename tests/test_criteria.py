@@ -13,16 +13,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hfgd.errors import HfgdError
-from hfgd.geometry import Frame, Grid
 from hfgd.losses.banded import class_sums, pixel_losses
 from hfgd.losses.criteria import CRITERIA
 from hfgd.losses.spec import LossSpec
 from hfgd.losses.target import kth_largest
 from hfgd.losses.terms import loss_terms
-from hfgd.model.output import SegOutput
+from hfgd.model.network import SegOutput
 from hfgd.recipes import find_recipe
 from hfgd.recipes.spec import parse_overrides
 from hfgd.resample import restore
+from hfgd.types import Frame, Grid
 
 WEIGHTS = (0.5, 2.0, 0.0, 1.5, 1.0, 3.0)
 

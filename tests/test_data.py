@@ -6,21 +6,20 @@ import torch
 from PIL import Image
 
 from hfgd.data.check import check_folder
-from hfgd.data.classes import IGNORE, ClassSet, voc_colour
+from hfgd.data.classes import IGNORE, ClassSet, LabelMap, voc_colour
 from hfgd.data.dataset import Sample
-from hfgd.data.draw import Prediction, colourise
-from hfgd.data.export import export
 from hfgd.data.folder import FolderData, FolderDataset
 from hfgd.data.images import read_image
-from hfgd.data.label_map import LabelMap
 from hfgd.data.loader import EvalBatches, TrainBatches, TrainStream
 from hfgd.data.open import open_dataset
+from hfgd.data.prediction import Prediction, colourise
 from hfgd.data.scenes import CLASSES, POLE, ScenesDataset, scene
-from hfgd.data.transforms.colours import scale_saturation
+from hfgd.data.transforms.photometric import scale_saturation
 from hfgd.data.transforms.pipeline import Augment
 from hfgd.data.transforms.spec import AugmentSpec
+from hfgd.data.write_folder import export
 from hfgd.errors import HfgdError
-from hfgd.geometry import Grid
+from hfgd.types import Grid
 
 ABC = ClassSet.of(["a", "b", "c"])
 

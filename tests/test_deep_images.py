@@ -11,10 +11,9 @@ from PIL import Image
 
 from hfgd.data.archive import Entry
 from hfgd.data.check import check_folder
-from hfgd.data.classes import ClassSet
+from hfgd.data.classes import ClassSet, LabelMap
 from hfgd.data.folder import FolderData
 from hfgd.data.images import read_image
-from hfgd.data.label_map import LabelMap
 from hfgd.errors import HfgdError
 
 COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's, by channels

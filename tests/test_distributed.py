@@ -15,13 +15,13 @@ import torch.multiprocessing as mp
 from conftest import recipe, toy, wait_for_iteration, weights
 from hfgd.data.scenes import ScenesDataset
 from hfgd.errors import HfgdError
-from hfgd.evaluation.evaluate import evaluate
-from hfgd.inference.networks import NetworkLabeller
+from hfgd.evaluation.scoring import evaluate
+from hfgd.inference.torch_labeller import NetworkLabeller
 from hfgd.losses.car import car_terms
 from hfgd.parallel.launch import take_part
 from hfgd.parallel.processes import joining
+from hfgd.training.failures import Terminated
 from hfgd.training.fit import fit
-from hfgd.training.stop import Terminated
 from processes import Command
 
 

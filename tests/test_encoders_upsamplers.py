@@ -5,17 +5,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hfgd.geometry import Grid
-from hfgd.model.class_tokens import ClassTokens
 from hfgd.model.encoders import ENCODERS, EncoderSite
 from hfgd.model.encoders.aspp import ASPP
 from hfgd.model.encoders.ocr import OCR, region_centres
 from hfgd.model.encoders.ppm import PPM
 from hfgd.model.encoders.sa import SA, SACAR
+from hfgd.model.hfgm import ClassTokens
 from hfgd.model.upsamplers import UPSAMPLERS, UpsamplerSite, make_upsampler
-from hfgd.model.upsamplers.branches import SemanticBranches
 from hfgd.model.upsamplers.fapn import FeatureAlignment
+from hfgd.model.upsamplers.sfpn import SemanticBranches
 from hfgd.model.upsamplers.smp import SMP
+from hfgd.types import Grid
 
 
 def parameters(*modules: nn.Module) -> int:

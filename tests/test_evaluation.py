@@ -13,12 +13,11 @@ from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.data.dataset import Part
 from hfgd.data.scenes import ScenesDataset
 from hfgd.errors import HfgdError
-from hfgd.evaluation.evaluate import Tally, evaluate
-from hfgd.evaluation.pictures import label_panels
-from hfgd.evaluation.plots import class_bars, confusion, curves
+from hfgd.evaluation.plots import class_bars, confusion, curves, label_panels
 from hfgd.evaluation.report import Report
 from hfgd.evaluation.scores import Scores
-from hfgd.inference.networks import NetworkLabeller
+from hfgd.evaluation.scoring import Tally, evaluate
+from hfgd.inference.torch_labeller import NetworkLabeller
 
 
 def by_sets(pairs, count):

@@ -7,20 +7,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from conftest import toy
-from hfgd.geometry import Frame, Grid
-from hfgd.inference import calibrate
-from hfgd.inference.calibrate import GRID, Histograms
-from hfgd.inference.networks import NetworkLabeller
+from hfgd.inference import confidence as predicting
+from hfgd.inference import temperature as calibrate
+from hfgd.inference.temperature import GRID, Histograms
+from hfgd.inference.torch_labeller import NetworkLabeller
 from hfgd.losses.banded import class_sums
 from hfgd.losses.criteria import CRITERIA
 from hfgd.losses.lovasz import _jaccard_steps
 from hfgd.losses.spec import LossSpec
 from hfgd.losses.target import Target, pixels_of_classes
 from hfgd.losses.terms import loss_terms
-from hfgd.model.output import SegOutput
+from hfgd.model.network import SegOutput
 from hfgd.parallel import device
-from hfgd.predict import label as predicting
-from hfgd.review import quality, unlabelled
+from hfgd.review import quality
+from hfgd.review import select as unlabelled
+from hfgd.types import Frame, Grid
 
 
 def criterion(name, logits, label, **spec):
@@ -173,7 +174,7 @@ def test_review_does_without_fp64_on_the_device(apple, monkeypatch):
     labeller = NetworkLabeller(toy(classes=3))
     image = torch.randint(0, 256, (3, 40, 50), dtype=torch.uint8)
     label = torch.randint(0, 3, (40, 50), dtype=torch.uint8)
-    found = quality.judge(labeller, image, label, quality.Terms())
+    found = quality.judge(labeller, image, label, quality.QualityTerms())
     row = unlabelled.look(labeller, image, False)
     assert found is not None
     assert 0 <= row["entropy"] <= 1

@@ -21,19 +21,19 @@ from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
 from hfgd.export import check
 from hfgd.export import onnx as exporter
-from hfgd.export.facts import Facts
-from hfgd.export.int8 import Calibration
+from hfgd.export.int8 import CalibrationImages
+from hfgd.export.metadata import Facts
 from hfgd.export.runtime import ExportedModel, read_facts
-from hfgd.export.whole import Whole
+from hfgd.export.wrapper import ExportWrapper
 from hfgd.export.write import export_model
-from hfgd.geometry import Frame, Grid
-from hfgd.inference.networks import NetworkLabeller
-from hfgd.inference.open import How, open_labeller
+from hfgd.inference.labeller import InferenceConfig, open_labeller
+from hfgd.inference.torch_labeller import NetworkLabeller
 from hfgd.model import ModelSpec, SegOutput
 from hfgd.model.build import build
+from hfgd.model.config import GUIDANCE, NO_GUIDANCE
 from hfgd.model.encoders import ENCODERS
-from hfgd.model.spec import GUIDANCE, NO_GUIDANCE
 from hfgd.model.upsamplers import UPSAMPLERS
+from hfgd.types import Frame, Grid
 
 ROOT = Path(__file__).parent.parent
 
@@ -223,13 +223,13 @@ class Answers:
 
 
 def pair_of(labels, logits):
-    whole = Whole(toy(upsampler="none"))
+    whole = ExportWrapper(toy(upsampler="none"))
     sessions = Answers(labels=labels, logits=logits), Answers(labels=labels)
-    return check.Pair(whole, Path("x.onnx"), *sessions)
+    return check.ComparedPair(whole, Path("x.onnx"), *sessions)
 
 
 def test_what_the_check_counts():
-    whole = Whole(toy(upsampler="none"))
+    whole = ExportWrapper(toy(upsampler="none"))
     with torch.no_grad():
         labels, logits = (x.numpy() for x in whole(check.noise((100, 150))))
     pair = pair_of(labels, logits + np.float32(0.5))._replace(network=whole)
@@ -319,7 +319,7 @@ def test_exporting_without_its_packages(monkeypatch, capsys, tmp_path, lacking, 
     monkeypatch.setattr(
         "hfgd.export.write.find_spec", lambda name: None if name == lacking else name
     )
-    int8 = Calibration("noise", []) if lacking == "nncf" else None
+    int8 = CalibrationImages("noise", []) if lacking == "nncf" else None
     with pytest.raises(HfgdError, match=rf"exporting needs {lacking}; pip .*'hfgd\[{extra}\]'"):
         export_model(toy(), tmp_path / "new" / file, int8=int8)
     assert capsys.readouterr() == ("", "")
@@ -390,15 +390,15 @@ def test_predict_and_compare_take_the_file(run, exported, named, tmp_path):
 def test_what_a_file_cannot_do_is_refused(exported):
     file = str(exported[0] / "model.onnx")
     with pytest.raises(HfgdError, match="--protocol mf needs the run folder"):
-        open_labeller(file, How("mf"))
+        open_labeller(file, InferenceConfig("mf"))
     with pytest.raises(HfgdError, match="--precision bf16"):
-        open_labeller(file, How(precision="bf16"))
+        open_labeller(file, InferenceConfig(precision="bf16"))
     with pytest.raises(HfgdError, match="holds the fine branch alone"):
-        open_labeller(file, How(branch="guide"))
+        open_labeller(file, InferenceConfig(branch="guide"))
 
 
 def test_a_labeller_of_tensors(exported):
-    labeller = open_labeller(str(exported[0] / "model.onnx"), How(precision="auto"))
+    labeller = open_labeller(str(exported[0] / "model.onnx"), InferenceConfig(precision="auto"))
     image = check.noise((50, 70))[0]
     theirs = NetworkLabeller(hfgd.load(exported[0])).labels(image)
     ours = labeller.labels(image)
@@ -502,9 +502,9 @@ def test_a_file_predicts_where_there_is_no_torch(exported, tmp_path):
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from pathlib import Path; from hfgd.predict import predict_files\n"
-        "from hfgd.inference.open import How; import hfgd.cli.main\n"
+        "from hfgd.inference.labeller import InferenceConfig; import hfgd.cli.main\n"
         f"out = Path({str(tmp_path / 'out')!r})\n"
-        f"predict_files({str(file)!r}, [Path({str(tmp_path / 'a.png')!r})], out, How())\n"
+        f"predict_files({str(file)!r}, [Path({str(tmp_path / 'a.png')!r})], out, InferenceConfig())\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert np.asarray(Image.open(tmp_path / "out/labels/a.png")).shape == (40, 50)

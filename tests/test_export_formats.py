@@ -13,14 +13,14 @@ from PIL import Image
 
 from conftest import toy
 from hfgd.errors import HfgdError
-from hfgd.evaluation.run import What, evaluate_model
+from hfgd.evaluation.evaluate_model import EvalConfig, evaluate_model
 from hfgd.export import check
-from hfgd.export.int8 import Calibration, inputs
+from hfgd.export.int8 import CalibrationImages, inputs
 from hfgd.export.runtime import ExportedModel, read_facts
 from hfgd.export.sessions import open_session
 from hfgd.export.write import export_model
-from hfgd.inference.open import How, open_labeller
-from hfgd.model.spec import GUIDANCE
+from hfgd.inference.labeller import InferenceConfig, open_labeller
+from hfgd.model.config import GUIDANCE
 
 
 def whole(classes=5, **model):
@@ -69,7 +69,7 @@ def sound(model, file, checked, images):
 
 def labels_alone(file, size=(33, 33)):
     with pytest.raises(HfgdError, match="export it with --logits"):
-        open_labeller(str(file), How(code=file.parent)).reduced(
+        open_labeller(str(file), InferenceConfig(code=file.parent)).reduced(
             torch.zeros(3, *size, dtype=torch.uint8), max
         )
 
@@ -103,7 +103,7 @@ def test_aotinductors_labels_are_the_networks(size, tmp_path):
 def test_int8_is_calibrated_told_and_not_scored_on_what_it_saw(suffix, data, tmp_path):
     model = whole()
     file = tmp_path / f"model{suffix}"
-    calibration = Calibration.of(str(data), 3)
+    calibration = CalibrationImages.of(str(data), 3)
     assert (calibration.title, len(calibration.images)) == ("data/train", 3)
     *_, last = export_model(model, file, int8=calibration)
     assert (last.what, last.logits) == ("int8", None)
@@ -112,17 +112,21 @@ def test_int8_is_calibrated_told_and_not_scored_on_what_it_saw(suffix, data, tmp
     assert quantised in file.read_bytes()
     facts = read_facts(file)
     assert (facts.precision, facts.calibrated_on) == ("int8", "data/train")
-    report, _ = evaluate_model(str(file), What(str(data), "val"), How(), tmp_path / "eval")
+    report, _ = evaluate_model(
+        str(file), EvalConfig(str(data), "val"), InferenceConfig(), tmp_path / "eval"
+    )
     assert report.facts["precision"] == "int8"
     with pytest.raises(HfgdError, match="calibrated on 'data/train'"):
-        evaluate_model(str(file), What(str(data), "train"), How(), tmp_path / "eval")
+        evaluate_model(
+            str(file), EvalConfig(str(data), "train"), InferenceConfig(), tmp_path / "eval"
+        )
 
 
 def test_int8_is_refused_where_it_makes_no_sense(data, tmp_path):
     with pytest.raises(HfgdError, match="not scored, and 'val' is"):
-        Calibration.of(str(data), 3, split="val")
+        CalibrationImages.of(str(data), 3, split="val")
     with pytest.raises(HfgdError, match="pt2 holds fp32"):
-        export_model(toy(), tmp_path / "x.pt2", int8=Calibration.of(str(data), 1))
+        export_model(toy(), tmp_path / "x.pt2", int8=CalibrationImages.of(str(data), 1))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
@@ -157,7 +161,7 @@ def test_without_the_runtime(runtime, name, tmp_path):
 
 
 def test_few_of_the_images_lie_far_apart(data):
-    images = Calibration.of(str(data), 4).images
+    images = CalibrationImages.of(str(data), 4).images
     taken = list(inputs(SimpleNamespace(size=None, input="uint8"), images, 2))
     wanted = [images[i].image[None].numpy() for i in (0, 2)]
     assert all(np.array_equal(*pair) for pair in zip(taken, wanted, strict=True))

@@ -10,8 +10,8 @@ import pytest
 
 from hfgd.data.check import check_folder
 from hfgd.data.folder import FolderData, FolderDataset
-from hfgd.data.import_files import Rules
-from hfgd.data.importer import import_data
+from hfgd.data.importing.import_data import import_data
+from hfgd.data.importing.write_import import Rules
 from hfgd.errors import HfgdError
 from hfgd.predict import find_images
 from miniatures import BUILDERS, SIZE, dump, pictures, save
@@ -453,14 +453,14 @@ def test_classes_are_merged_and_dropped_by_label_map(tmp_path):
 def test_lists_for_tools_are_not_written_for_merged_classes(tmp_path):
     from hfgd.data.classes import ClassSet
     from hfgd.review.lists import write_lists
-    from hfgd.review.pool import Pool
+    from hfgd.review.pool import ReviewSet
 
     save(tmp_path / "d/images/train/x.png", np.zeros((4, 5, 3), np.uint8))
     save(tmp_path / "d/labels/train/x.png", np.eye(4, 5, dtype=np.uint8))
     (tmp_path / "d/data.yaml").write_text(
         "classes: [a, b]\nlabel_map: {0: a, 1: b, 2: b, 9: ignore, 8: ignore}\n"
     )
-    pool = Pool({"train": FolderDataset(FolderData(tmp_path / "d"), "train")})
+    pool = ReviewSet({"train": FolderDataset(FolderData(tmp_path / "d"), "train")})
     assert pool.merged == ["b"]
     classes = ClassSet.of(["a", "b"])
     assert write_lists([], classes, tmp_path / "lists") is None

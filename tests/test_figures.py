@@ -17,12 +17,11 @@ from hfgd.data.known import KNOWN
 from hfgd.data.scenes import CLASSES, ScenesDataset
 from hfgd.errors import HfgdError
 from hfgd.evaluation.plots import PanelRow
-from hfgd.figures import FIGURES, Wanted, draw, features, flow, panels, tokens
-from hfgd.figures.sample import Reservoir, sampled
-from hfgd.figures.separation import distance_ratio, most_confused, silhouette
-from hfgd.figures.wanted import Run, kind_of
+from hfgd.figures import FIGURES, FigureRequest, draw, features, flow, panels, tokens
+from hfgd.figures.common import Reservoir, TrainedRun, kind_of, sampled
+from hfgd.figures.features import distance_ratio, most_confused, silhouette
 from hfgd.model import ModelSpec
-from hfgd.model.spec import GUIDANCE, NO_STOP_GRADIENT
+from hfgd.model.config import GUIDANCE, NO_STOP_GRADIENT
 from hfgd.recipes import find_recipe
 
 GUIDED = {"guidance": GUIDANCE, "axial_attention": True}
@@ -144,7 +143,7 @@ def test_features_are_what_the_logits_are_made_of(model, backbone):
     with torch.no_grad():
         output = network(image[None].float() / 255, all_branches=True)
     for branch in branches:
-        run = Run("run", network, branch, "")
+        run = TrainedRun("run", network, branch, "")
         found = torch.from_numpy(features.features_of(run, image, rows, columns))
         logits = found @ run.tokens.weight.T + run.tokens.bias
         expected = output.full_size(branch)[0][:, rows, columns].T
@@ -194,7 +193,7 @@ def test_samples_are_read_in_their_own_order():
     """All samples in one pass give what each alone gives."""
     dataset = ScenesDataset("val", 3, size=(33, 40))
     network = toy(9).eval()
-    run = Run("run", network, "fine", "")
+    run = TrainedRun("run", network, "fine", "")
     samples = sampled(dataset, [0, 1, 2], 9, [0, 1])
     (both,), names = features.features_at([run], dataset, samples)
     assert names == {i: dataset[i].name for i in range(3)}
@@ -228,7 +227,7 @@ def test_differing_counts_labelled_pixels_only():
 
 
 def test_panels_show_what_differs_most_and_what_is_named(runs, tmp_path):
-    wanted = Wanted("3", runs[:2], tmp_path / "a", "scenes", limit=4, count=2)
+    wanted = FigureRequest("3", runs[:2], tmp_path / "a", "scenes", limit=4, count=2)
     said = draw(wanted)
     rows = read(tmp_path / "a/figure3.csv")
     assert len(rows) == 4
@@ -237,7 +236,7 @@ def test_panels_show_what_differs_most_and_what_is_named(runs, tmp_path):
     assert {row["image"] for row in rows if row["shown"] == "1"} == set(best)
     assert all(name in said for name in best)
     name = min(shares, key=shares.get)
-    draw(Wanted("9", runs[:1], tmp_path / "b", "scenes", limit=4, images=[name]))
+    draw(FigureRequest("9", runs[:1], tmp_path / "b", "scenes", limit=4, images=[name]))
     assert [row["image"] for row in read(tmp_path / "b/figure9.csv")] == [name]
     for path in (tmp_path / "a/figure3.png", tmp_path / "b/figure9.svg"):
         assert path.stat().st_size > 5000
@@ -278,13 +277,13 @@ def test_the_stopped_auxiliary_fcn_is_drawn_stopped():
 
 
 def test_flow_of_a_recipe_is_drawn(tmp_path):
-    said = draw(Wanted("flow", ["demo_hfgd"], tmp_path, size=(65, 97)))
+    said = draw(FigureRequest("flow", ["demo_hfgd"], tmp_path, size=(65, 97)))
     assert "guide logits trains backbone, encoder, class tokens" in said
     rows = read(tmp_path / "flow.csv")
     assert {"from": "image", "to": "backbone", "shape": "3×65×97", "gradient": "flows"} in rows
     assert (tmp_path / "flow.svg").read_text().startswith("<?xml")
     with pytest.raises(HfgdError, match="there is no recipe"):
-        draw(Wanted("flow", ["nonsense"], tmp_path))
+        draw(FigureRequest("flow", ["nonsense"], tmp_path))
 
 
 # ---- figure 1 ----------------------------------------------------------------------------------
@@ -299,7 +298,7 @@ def test_observation_scores_the_branches_that_the_recipes_score(tmp_path):
     more |= {"classes": CLASSES.names, "palette": CLASSES.palette}
     network.config = network.config.model_copy(update=more)
     aux = str(network.save(tmp_path / "aux"))
-    said = draw(Wanted("1", [fcn, aux], tmp_path / "out", "scenes", limit=3))
+    said = draw(FigureRequest("1", [fcn, aux], tmp_path / "out", "scenes", limit=3))
     rows = read(tmp_path / "out/figure1.csv")
     assert [row["branch"] for row in rows] == ["fine", "aux", "fine"]
     assert [row["paper mIoU"] for row in rows] == ["45.87", "40.04", ""]
@@ -316,7 +315,7 @@ def test_observation_scores_the_branches_that_the_recipes_score(tmp_path):
 def test_bad_input_is_one_sentence(runs, tmp_path, monkeypatch):
     def refused(name, given, **more):
         with pytest.raises(HfgdError) as error:
-            draw(Wanted(name, given, tmp_path / "out", **more))
+            draw(FigureRequest(name, given, tmp_path / "out", **more))
         return str(error.value)
 
     assert "no figure named '5'; known: 1, 3, 4" in refused("5", runs)
@@ -345,9 +344,9 @@ def test_an_option_of_another_figure_is_refused(runs, tmp_path, option):
 
 
 def test_a_network_of_another_kind_has_no_class_tokens(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr("hfgd.figures.wanted.load_model", lambda *_, **__: torch.nn.Linear(1, 1))
+    monkeypatch.setattr("hfgd.figures.common.load_model", lambda *_, **__: torch.nn.Linear(1, 1))
     with pytest.raises(HfgdError, match="without class tokens"):
-        draw(Wanted("6", runs, tmp_path / "out"))
+        draw(FigureRequest("6", runs, tmp_path / "out"))
 
 
 def test_kinds_are_the_papers_names():

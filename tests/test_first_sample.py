@@ -10,12 +10,11 @@ from conftest import recipe, toy
 from hfgd.data.classes import ClassSet
 from hfgd.data.dataset import Sample
 from hfgd.errors import HfgdError
-from hfgd.evaluation.evaluate import Tally
-from hfgd.geometry import Frame, Grid
-from hfgd.model.network import Network
-from hfgd.model.output import SegOutput
-from hfgd.review.pool import Chosen, Pool
+from hfgd.evaluation.scoring import Tally
+from hfgd.model.network import Network, SegOutput
+from hfgd.review.pool import Chosen, ReviewSet
 from hfgd.training.fit import fit
+from hfgd.types import Frame, Grid
 
 CLASSES = ClassSet.of(["a", "b", "c"])
 
@@ -224,7 +223,7 @@ def test_load_names_what_runs_an_exported_file(name, tmp_path):
 
 def test_folds_of_a_review_give_labels_without_reading_images():
     data = Data()
-    pool = Pool({"train": data})
+    pool = ReviewSet({"train": data})
     read = data.images_read  # for the names of images without files
     fold = Chosen(pool, [1, 3], "fold")
     assert pool.label(0).shape == fold.label(1).shape == (40, 50)

@@ -15,12 +15,11 @@ from hfgd.data.formats.coco_panoptic import segments_to_classes
 from hfgd.data.formats.cvat import parse_labelmap
 from hfgd.data.formats.kaggle import parse_runs
 from hfgd.data.formats.labelstudio import decode_brush
-from hfgd.data.formats.regions import Ellipse, Patch, Polygons, Spans, box
+from hfgd.data.formats.regions import Ellipse, Patch, Polygons, Spans, box, decode_mask
 from hfgd.data.formats.supervisely import decode_bitmap
 from hfgd.data.formats.tree import clean, split_of_file, split_of_folders, without_suffix
-from hfgd.data.import_files import Rules
-from hfgd.data.importer import import_data
-from hfgd.data.rle import decode_mask
+from hfgd.data.importing.import_data import import_data
+from hfgd.data.importing.write_import import Rules
 from hfgd.errors import HfgdError
 from miniatures import BUILDERS, SIZE, brush, column_runs, dump, pictures, png, save
 from test_formats import digests, labels

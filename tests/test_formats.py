@@ -16,8 +16,8 @@ from hfgd.data.check import check_folder
 from hfgd.data.classes import IGNORE
 from hfgd.data.folder import FolderData, FolderDataset
 from hfgd.data.formats import FORMATS
-from hfgd.data.import_files import Rules
-from hfgd.data.importer import import_data
+from hfgd.data.importing.import_data import import_data
+from hfgd.data.importing.write_import import Rules
 from hfgd.errors import HfgdError
 from miniatures import BACKGROUND, BUILDERS, NAMES, NOBODY, SPLITLESS, Block, Picture, pictures
 
@@ -299,7 +299,7 @@ def test_an_out_that_cannot_be_a_folder(tmp_path, run):
 
 def test_importing_needs_no_torch(tmp_path):
     """It takes seconds to load."""
-    code = "import sys, hfgd.data.importer; sys.exit('torch' in sys.modules)"
+    code = "import sys, hfgd.data.importing.import_data; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

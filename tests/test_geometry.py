@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hfgd.geometry import Frame, Grid
 from hfgd.resample import labels_at, resize, resize_labels, resize_window, restore
+from hfgd.types import Frame, Grid
 
 NEAREST = {
     (5, 8): [0, 1, 1, 2, 2, 3, 3, 4],

@@ -5,7 +5,7 @@ import torch
 
 from conftest import toy
 from hfgd.losses.terms import LossSpec, loss_terms
-from hfgd.model.spec import GUIDANCE, NO_GUIDANCE, NO_STOP_GRADIENT
+from hfgd.model.config import GUIDANCE, NO_GUIDANCE, NO_STOP_GRADIENT
 
 BACKBONES = ["test_resnet", "test_convnext", "swin", "vit"]
 TEACHER, STUDENT = ("backbone", "encoder", "hfgm.tokens"), ("hfgm.upsampler", "hfgm.axial")

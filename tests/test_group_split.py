@@ -10,9 +10,8 @@ from PIL import Image
 from hfgd.data.check import check_folder
 from hfgd.data.duplicates import BLOCK, Print, fingerprint, twins
 from hfgd.data.folder import FolderData
-from hfgd.data.group_search import choose, cost, share_table
-from hfgd.data.group_split import split_folder
 from hfgd.data.images import read_image
+from hfgd.data.importing.split import choose, cost, share_table, split_folder
 from hfgd.data.open import open_dataset
 from hfgd.errors import HfgdError
 from test_formats import digests
@@ -51,7 +50,7 @@ def test_few_groups_are_dealt_out_in_the_best_of_all_ways(monkeypatch, seed):
     ways = (np.array(way) for way in itertools.product([False, True], repeat=8))
     lowest = min(cost(shares, way, 0.3) for way in ways if 0 < way.sum() < 8)
     assert cost(shares, choose(pixels, images, 0.3, 0), 0.3) == pytest.approx(lowest, abs=1e-9)
-    monkeypatch.setattr("hfgd.data.group_search.FEW", 0)
+    monkeypatch.setattr("hfgd.data.importing.split.FEW", 0)
     searched = choose(pixels, images, 0.3, 0)
     assert 0 < searched.sum() < 8
     assert lowest - 1e-9 <= cost(shares, searched, 0.3) <= 1.3 * lowest

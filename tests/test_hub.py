@@ -14,7 +14,7 @@ from PIL import Image
 import hfgd
 from conftest import same, toy
 from hfgd import hub as hub_module
-from hfgd.card import Told, card, public
+from hfgd.card import CardInfo, card, public
 from hfgd.checkpoint import load_model, save_model
 from hfgd.errors import HfgdError
 from hfgd.evaluation.report import Report
@@ -95,7 +95,7 @@ def test_what_is_pushed_comes_back(hub, shared_run, run, tmp_path, monkeypatch):
     assert not there.private
     for name in ("model.safetensors", "config.json"):
         assert files[name] == (root / "last" / name).read_bytes()
-    assert files["README.md"].decode() == card(str(root), Told("ann/streets"))
+    assert files["README.md"].decode() == card(str(root), CardInfo("ann/streets"))
     assert f"hf://ann/streets@{there.newest}" in out
 
     forget(hub)
@@ -259,7 +259,7 @@ def test_what_cannot_be_pushed_is_one_sentence(hub, shared_run, run, monkeypatch
 
 def test_card_says_what_the_run_says(shared_run):
     root, _ = shared_run
-    text = card(str(root), Told("ann/streets", "ann/street-images", "cc-by-4.0"))
+    text = card(str(root), CardInfo("ann/streets", "ann/street-images", "cc-by-4.0"))
     front = ModelCard(text).data  # the hub's own reader
     told = front.to_dict()
     assert (told["license"], told["library_name"]) == ("cc-by-4.0", "hfgd")

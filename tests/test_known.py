@@ -14,16 +14,15 @@ from PIL import Image
 from scipy.io import savemat
 
 from hfgd.data.check import check_folder
-from hfgd.data.classes import IGNORE
-from hfgd.data.info import class_shares, sample_sheet
+from hfgd.data.classes import IGNORE, LabelMap
+from hfgd.data.importing.prepare import decode_mask, prepare
 from hfgd.data.known import KNOWN
 from hfgd.data.known.camvid import COLOURS, NAMES
 from hfgd.data.known.cityscapes import LABEL_IDS
 from hfgd.data.known.coco_stuff import ABSENT, RAW_IDS
 from hfgd.data.known.pascal_context import CLASSES_459
-from hfgd.data.label_map import LabelMap
 from hfgd.data.open import open_dataset, open_files
-from hfgd.data.prepare import decode_mask, prepare
+from hfgd.data.statistics import class_shares, sample_sheet
 from hfgd.errors import HfgdError
 
 SIZE = (12, 16)

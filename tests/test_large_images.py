@@ -11,13 +11,13 @@ from PIL import Image
 from torch import nn
 
 from hfgd.data.classes import ClassSet
-from hfgd.geometry import Frame, Grid
-from hfgd.inference.networks import NetworkLabeller
 from hfgd.inference.protocol import Protocol
+from hfgd.inference.torch_labeller import NetworkLabeller
 from hfgd.model import SegOutput
 from hfgd.predict import run as running
 from hfgd.predict.manifest import merge
 from hfgd.predict.tiles import Tiles, choose_tiles, label_tiles
+from hfgd.types import Frame, Grid
 
 ABC = ClassSet.of(["a", "b", "c"])
 
@@ -177,15 +177,16 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_large_images import Local
-from hfgd.inference.networks import NetworkLabeller
-from hfgd.inference.open import How
+from hfgd.inference.torch_labeller import NetworkLabeller
+from hfgd.inference.labeller import InferenceConfig
 from hfgd.predict import run as running
-from hfgd.predict.kinds import Extent
+from hfgd.predict.large_files import LargeFileConfig
 import torch
 torch.set_num_threads(1)
 labeller = NetworkLabeller(Local())
 running.open_labeller = lambda path, how: labeller
-result = running.predict_files({model!r}, [{image!r}], {out!r}, How(), extent=Extent(1024))
+extent = LargeFileConfig(1024)
+result = running.predict_files({model!r}, [{image!r}], {out!r}, InferenceConfig(), extent=extent)
 assert result.done == 1, result.failed
 # not ru_maxrss: that starts at what the process that started this one held
 status = Path("/proc/self/status").read_text()

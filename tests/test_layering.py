@@ -8,7 +8,7 @@ import hfgd
 ROOT = Path(hfgd.__file__).parent
 ORDER = [
     ["errors", "text"],
-    ["geometry", "files", "values", "code"],
+    ["types", "files", "code"],
     ["parallel", "parse", "resample"],
     ["progress"],
     ["hub"],

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 
 from conftest import toy
 from hfgd.errors import HfgdError
-from hfgd.geometry import Frame, Grid
 from hfgd.losses.car import car_terms, class_centres
 from hfgd.losses.cross_entropy import cross_entropy_sum
 from hfgd.losses.terms import LossSpec, loss_terms
-from hfgd.model.output import SegOutput
-from hfgd.model.spec import GUIDANCE
+from hfgd.model.config import GUIDANCE
+from hfgd.model.network import SegOutput
 from hfgd.resample import restore
+from hfgd.types import Frame, Grid
 
 GOLDEN = {  # (S, variant): c2c, c2p, intra and the norms of their gradients
     (1, "A"): (0.05871418, 0.27954882, 0.21106485, 0.00324423, 0.00154320, 0.07463088),

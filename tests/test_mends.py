@@ -11,9 +11,9 @@ from PIL import Image
 from conftest import TOYS
 from hfgd.checkpoint import save_model
 from hfgd.data.classes import ClassSet
-from hfgd.data.draw import Prediction
 from hfgd.data.known.cityscapes import CITYSCAPES
 from hfgd.data.open import open_dataset
+from hfgd.data.prediction import Prediction
 from hfgd.files import write_text, write_whole
 from hfgd.model import ModelSpec
 from hfgd.model.build import build

@@ -78,7 +78,7 @@ def test_loading_fetches_nothing(example, tmp_path, monkeypatch):
         fetched.append(more)
 
     monkeypatch.setattr("timm.models._builder.load_pretrained", load)
-    monkeypatch.setattr("hfgd.model.backbones.timm_net._reachable", lambda url: True)
+    monkeypatch.setattr("hfgd.model.backbones.timm_pyramid._reachable", lambda url: True)
     model = example.guided_segformer(ABC, backbone="test_convnext", width=32, pretrained=True)
     assert len(fetched) == 1
     model.save(tmp_path / "model")

@@ -6,13 +6,13 @@ import torch
 from conftest import toy
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
-from hfgd.geometry import Grid
 from hfgd.model import BackboneSpec, ModelSpec
 from hfgd.model.axial_attention import axial_attention
 from hfgd.model.backbones import TimmPyramid
 from hfgd.model.blocks import SelfAttention
 from hfgd.model.build import build
-from hfgd.model.spec import GUIDANCE, Guidance
+from hfgd.model.config import GUIDANCE, Guidance
+from hfgd.types import Grid
 
 AXIAL = {  # heads: (sum, first pixel); recipe 8.4, input sin(0.37 i), 1×3×4×8
     1: (4.844716, [-0.4197, -0.16212, 0.1174, 0.38103, 0.59309, 0.72488, 0.75856, 0.68957]),

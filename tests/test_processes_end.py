@@ -15,7 +15,7 @@ from hfgd.data.dataset import Sample
 from hfgd.data.loader import EvalBatches
 from hfgd.data.open import open_dataset
 from hfgd.errors import HfgdError
-from hfgd.evaluation.evaluate import evaluate
+from hfgd.evaluation.scoring import evaluate
 from hfgd.training.fit import fit
 from miniatures import coco, pictures
 from processes import Command, cmdline, finished

@@ -12,14 +12,14 @@ from torch import nn
 from conftest import toy
 from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.errors import HfgdError
-from hfgd.evaluation.boundary import boundary_counts, boundary_pixels
 from hfgd.evaluation.compare import bootstrap, differences, telling_images, titles
-from hfgd.evaluation.evaluate import Tally
-from hfgd.geometry import Frame, Grid
-from hfgd.inference.passes import label_image, reduce_image
+from hfgd.evaluation.scores import boundary_counts, boundary_pixels
+from hfgd.evaluation.scoring import Tally
 from hfgd.inference.protocol import MF_SCALES, PROTOCOLS, Protocol, find_protocol
+from hfgd.inference.run_protocol import label_image, reduce_image
 from hfgd.model.network import evaluating
 from hfgd.resample import resize
+from hfgd.types import Frame, Grid
 
 MF_SIDES = {  # recipe 8.6
     513: [257, 385, 513, 641, 769, 897],
@@ -160,7 +160,7 @@ class Painter(nn.Module):
         self.backbone.grid = self.grid = grid
 
     def forward(self, image, all_branches=None):
-        from hfgd.model.output import SegOutput
+        from hfgd.model.network import SegOutput
 
         size = tuple(image.shape[-2:])
         frame = Frame(size, self.grid.padded(size), self.grid)

@@ -17,13 +17,13 @@ from PIL import Image
 from conftest import check_same_files, toy
 from hfgd.data.classes import ClassSet
 from hfgd.data.open import open_dataset
-from hfgd.evaluation.evaluate import Tally, evaluate, gathered
-from hfgd.evaluation.run import What
-from hfgd.inference.networks import NetworkLabeller
-from hfgd.inference.open import How
+from hfgd.evaluation.evaluate_model import EvalConfig
+from hfgd.evaluation.scoring import Tally, evaluate, gathered
+from hfgd.inference.labeller import InferenceConfig
+from hfgd.inference.torch_labeller import NetworkLabeller
 from hfgd.model.build import build
 from hfgd.predict import predict_files
-from hfgd.ray import Labeller, Save, begin, end
+from hfgd.ray import RayLabeller, Save, begin, end
 
 ABC = ClassSet.of(["a", "b", "c"])
 EXAMPLE = Path(__file__).parents[1] / "examples" / "ray_predict.py"
@@ -63,14 +63,14 @@ def manifest(out):
 
 def test_rows_in_and_rows_out_without_ray(model, pictures, tmp_path):
     """The callables alone: what predict writes; from bytes too; a row that comes twice counts once."""
-    predict_files(model, [pictures], tmp_path / "one", How(precision="fp32"))
+    predict_files(model, [pictures], tmp_path / "one", InferenceConfig(precision="fp32"))
     paths = [str(p) for p in sorted(pictures.iterdir())[:6]]
     (tmp_path / "broken.png").write_bytes(b"no PNG")
     batch = {
         "path": np.array([*paths, str(tmp_path / "broken.png")], dtype=object),
         "target": [*(Path(p).name for p in paths), "broken.png"],
     }
-    labeller = Labeller(model, precision="fp32")
+    labeller = RayLabeller(model, precision="fp32")
     rows = labeller(batch)
     assert rows["error"][:6] == [""] * 6
     assert "broken.png" in rows["error"][6]
@@ -80,7 +80,7 @@ def test_rows_in_and_rows_out_without_ray(model, pictures, tmp_path):
     again = labeller({"path": paths, "bytes": data})
     assert again["label"] == rows["label"][:6]
     assert "bytes" not in again
-    begin(str(tmp_path / "out"), model, How(precision="fp32"))
+    begin(str(tmp_path / "out"), model, InferenceConfig(precision="fp32"))
     for _ in range(2):
         Save(str(tmp_path / "out"))(rows)
     merged = end(str(tmp_path / "out"), 7, 1)
@@ -126,7 +126,7 @@ def cluster(monkeypatch):
     found.shutdown()
 
 
-class Told(Labeller):
+class Told(RayLabeller):
     """A labeller that says which process it lives in, and takes its time."""
 
     def __init__(self, model, folder):
@@ -150,11 +150,11 @@ def test_a_killed_worker_on_two_nodes(cluster, model, pictures, tmp_path, run, f
     """Complete, nothing twice, what one process gives; then the example, and scores."""
     import ray
 
-    predict_files(model, [pictures], tmp_path / "one", How(precision="fp32"))
+    predict_files(model, [pictures], tmp_path / "one", InferenceConfig(precision="fp32"))
     told = tmp_path / "told"
     told.mkdir()
     out = str(tmp_path / "ray")
-    begin(out, model, How(precision="fp32"))
+    begin(out, model, InferenceConfig(precision="fp32"))
     rows = ray.data.from_items(
         [{"path": str(p), "target": p.name} for p in sorted(pictures.iterdir())]
     )
@@ -199,8 +199,8 @@ def test_a_killed_worker_on_two_nodes(cluster, model, pictures, tmp_path, run, f
 
     from hfgd.ray import score
 
-    what = What(str(folder), "train", workers=0)
-    found = score(model, what, How(), shares=3)
+    what = EvalConfig(str(folder), "train", workers=0)
+    found = score(model, what, InferenceConfig(), shares=3)
     whole = evaluate(NetworkLabeller(build_from(model)), what.dataset(), boundary=what.boundary)
     assert np.array_equal(found.matrix, whole.matrix)
     assert np.array_equal(found.boundary, whole.boundary)

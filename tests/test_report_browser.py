@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from hfgd.data.classes import ClassSet
-from hfgd.evaluation.page.page import write_page
-from hfgd.evaluation.page.pictures import heat, label_picture, photo
 from hfgd.evaluation.page.sections import (
     Curves,
     Gallery,
-    Item,
+    GalleryItem,
     Layer,
     Matrix,
     Plot,
     Sort,
     Table,
 )
+from hfgd.evaluation.page.thumbnails import heat, label_picture, photo
+from hfgd.evaluation.page.write_page import write_page
 
 CHROMIUM = Path("/usr/bin/chromium")
 pytestmark = [
@@ -40,7 +40,9 @@ def item(place, name, models):
     image = photo(np.full((6, 8, 3), 40 * place, np.uint8))
     classes = {0: 0.1 * place, 1: 0.4 - 0.1 * place} | ({2: 0.9} if name == "south" else {})
     values = {"score": SCORES[name]}
-    return Item(name, (6, 8), {"image": image, **maps}, values, classes, facts={"seen": "yes"})
+    return GalleryItem(
+        name, (6, 8), {"image": image, **maps}, values, classes, facts={"seen": "yes"}
+    )
 
 
 def gallery(models):

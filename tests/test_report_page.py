@@ -12,18 +12,18 @@ from conftest import TOYS, toy
 from hfgd.checkpoint import save_model
 from hfgd.data.classes import ClassSet
 from hfgd.data.scenes import ScenesDataset
-from hfgd.evaluation.evaluate import evaluate
-from hfgd.evaluation.page import pictures
-from hfgd.evaluation.page.page import write_page
-from hfgd.evaluation.page.sections import Gallery, Item, Layer, Plot, Table
+from hfgd.evaluation.evaluate_model import EvalConfig, evaluate_model
+from hfgd.evaluation.page import thumbnails as small_pictures
+from hfgd.evaluation.page.gallery import Shown
+from hfgd.evaluation.page.report_page import report_page, run_curves
+from hfgd.evaluation.page.sections import Gallery, GalleryItem, Layer, Plot, Table
+from hfgd.evaluation.page.thumbnails import Thumbnails, picture_file, pictures_in
+from hfgd.evaluation.page.write_page import write_page
 from hfgd.evaluation.report import Report
-from hfgd.evaluation.report_gallery import Shown
-from hfgd.evaluation.report_page import report_page, run_curves
-from hfgd.evaluation.run import What, evaluate_model
-from hfgd.evaluation.thumbnails import Thumbnails, picture_file, pictures_in
-from hfgd.inference.networks import NetworkLabeller
-from hfgd.inference.open import How
+from hfgd.evaluation.scoring import evaluate
+from hfgd.inference.labeller import InferenceConfig
 from hfgd.inference.protocol import find_protocol
+from hfgd.inference.torch_labeller import NetworkLabeller
 from hfgd.model import ModelSpec
 from hfgd.model.build import build
 from processes import finished
@@ -63,8 +63,8 @@ def test_one_pass_gives_the_same_labels_and_the_softmax_of_the_best(tmp_path, pr
     labels = thumbnails.labels(labeller, image)
     assert torch.equal(labels, labeller.labels(image))
     likely = labeller.reduced(image, lambda rows, scores: scores.softmax(-1).amax(-1))
-    height, width = pictures.small_size(45, 450)
-    expected = likely[pictures.picks(45, height)][:, pictures.picks(450, width)]
+    height, width = small_pictures.small_size(45, 450)
+    expected = likely[small_pictures.picks(45, height)][:, small_pictures.picks(450, width)]
     assert (height, width) == (40, 400)
     assert (thumbnails._sure / 255 - expected).abs().max() < 1 / 254
     thumbnails.finish()
@@ -72,15 +72,15 @@ def test_one_pass_gives_the_same_labels_and_the_softmax_of_the_best(tmp_path, pr
 
 def test_pictures_hold_ids_and_shrink_to_the_middle_pixels():
     ids = np.random.default_rng(0).integers(0, 256, (600, 801)).astype(np.uint8)
-    small = pictures.pixels_of(pictures.label_picture(ids))
-    height, width = pictures.small_size(600, 801)
+    small = small_pictures.pixels_of(small_pictures.label_picture(ids))
+    height, width = small_pictures.small_size(600, 801)
     expected = [
         [ids[int((y + 0.5) * 600 / height), int((x + 0.5) * 801 / width)] for x in range(width)]
         for y in range(height)
     ]
     assert (small == np.array(expected)).all()
-    tall = pictures.photo(np.zeros((1000, 10, 3), np.uint8))
-    assert pictures.pixels_of(tall).shape == (400, 4)
+    tall = small_pictures.photo(np.zeros((1000, 10, 3), np.uint8))
+    assert small_pictures.pixels_of(tall).shape == (400, 4)
 
 
 def page_of(dataset, labeller, folder, count):
@@ -144,7 +144,7 @@ def test_a_picture_that_cannot_be_written_is_told(tmp_path):
 
 def test_nothing_comes_from_outside_and_names_stay_text(tmp_path):
     name = "</script><img src=x onerror=alert(1)>"
-    item = Item(name, (1, 1), {"image": pictures.photo(np.zeros((1, 1, 3), np.uint8))})
+    item = GalleryItem(name, (1, 1), {"image": small_pictures.photo(np.zeros((1, 1, 3), np.uint8))})
     layers = [Layer("truth", "truth", "labels")]
     gallery = Gallery(name, ClassSet.of([name]), layers, [item])
     table = Table(name, [name], [[float("nan")]])
@@ -184,10 +184,14 @@ def test_two_processes_make_one_page(tmp_path):
 
 @pytest.mark.parametrize("gallery", [0, 5])
 def test_an_out_that_cannot_be_is_told_before_anything_is_scored(tmp_path, monkeypatch, gallery):
-    monkeypatch.setattr("hfgd.evaluation.run.scored", lambda *_, **__: pytest.fail("scored"))
+    monkeypatch.setattr(
+        "hfgd.evaluation.evaluate_model.scored", lambda *_, **__: pytest.fail("scored")
+    )
     spec = ModelSpec(backbone=TOYS["test_resnet"], width=32)
     save_model(build(spec, ScenesDataset("val", 1).classes), tmp_path / "model")
     (tmp_path / "file").touch()
-    what = What("scenes", gallery=gallery)
+    what = EvalConfig("scenes", gallery=gallery)
     with pytest.raises(FileExistsError, match="file"):
-        evaluate_model(str(tmp_path / "model"), what, How(device="cpu"), tmp_path / "file")
+        evaluate_model(
+            str(tmp_path / "model"), what, InferenceConfig(device="cpu"), tmp_path / "file"
+        )

@@ -12,15 +12,17 @@ from scipy.special import log_softmax, softmax
 from conftest import TOYS, recipe, toy
 from hfgd.checkpoint import save_model
 from hfgd.data.classes import IGNORE, ClassSet
-from hfgd.data.rle import decode_mask
+from hfgd.data.formats.regions import decode_mask
 from hfgd.errors import HfgdError
-from hfgd.inference.networks import NetworkLabeller
+from hfgd.inference.torch_labeller import NetworkLabeller
 from hfgd.model import ModelSpec
 from hfgd.model.build import build
-from hfgd.review import folds, lists, unlabelled
-from hfgd.review.pool import Pool
-from hfgd.review.quality import Found, Region, Sums, Terms, find_regions, runs_of
-from hfgd.review.rows import Rows
+from hfgd.review import lists
+from hfgd.review import pool as folds
+from hfgd.review import select as unlabelled
+from hfgd.review.jsonl import JsonRows
+from hfgd.review.pool import ReviewSet
+from hfgd.review.quality import Found, QualityTerms, Sums, SuspectRegion, find_regions, runs_of
 
 CLASSES = ClassSet.of(["a", "b", "c"])
 
@@ -29,7 +31,7 @@ def test_scores_are_those_of_a_plain_computation():
     rng = np.random.default_rng(0)
     scores = rng.normal(0, 3, (20, 30, 3))
     label = rng.choice([0, 1, 2, IGNORE], (20, 30)).astype(np.uint8)
-    terms = Terms(sure=0.8, temperature=1.5)
+    terms = QualityTerms(sure=0.8, temperature=1.5)
     sums = Sums(torch.from_numpy(label), terms)
     strips = [
         sums.add(slice(i, i + 6), torch.tensor(scores[i : i + 6], dtype=torch.float32))
@@ -51,7 +53,7 @@ def test_scores_are_those_of_a_plain_computation():
 
 
 def test_an_image_without_labels_has_no_quality():
-    sums = Sums(torch.full((4, 4), IGNORE, dtype=torch.uint8), Terms())
+    sums = Sums(torch.full((4, 4), IGNORE, dtype=torch.uint8), QualityTerms())
     maps = sums.add(slice(0, 4), torch.randn(4, 4, 3)).numpy()
     found = sums.found(maps[..., 0], maps[..., 1], CLASSES)
     assert found == Found(None, None, None, 0.0, ())
@@ -101,7 +103,7 @@ def test_lists_hold_the_regions_where_they_are(tmp_path):
         mask[top : top + height, left : left + width] = patch
         masks.append(mask)
         runs, box = tuple(runs_of(patch.ravel())), (left, top, width, height)
-        regions.append(Region("a", "c", int(patch.sum()), 0.9, box, runs))
+        regions.append(SuspectRegion("a", "c", int(patch.sum()), 0.9, box, runs))
     lists.write_lists([judged(tuple(regions))], CLASSES, tmp_path)
 
     coco = json.loads((tmp_path / "coco.json").read_text())
@@ -126,16 +128,16 @@ def test_lists_hold_the_regions_where_they_are(tmp_path):
 
 
 def test_rows_go_on_after_a_cut(tmp_path):
-    rows = Rows(tmp_path / "rows")
+    rows = JsonRows(tmp_path / "rows")
     for key in "ab":
         rows.add({"key": key, "x": 1})
     with (tmp_path / "rows").open("a") as file:
         file.write('{"key": "c", "x"')  # a kill
-    rows = Rows(tmp_path / "rows")
+    rows = JsonRows(tmp_path / "rows")
     assert rows.done == {"a", "b"}
     rows.add({"key": "c", "x": 2})
     assert [row["x"] for row in rows] == [1, 1, 2]
-    assert [row["x"] for row in Rows(tmp_path / "rows")] == [1, 1, 2]
+    assert [row["x"] for row in JsonRows(tmp_path / "rows")] == [1, 1, 2]
 
 
 def test_folds_are_even_and_keep_groups_whole():
@@ -293,7 +295,7 @@ def test_no_fold_is_judged_by_who_saw_it(run, folder, tmp_path, monkeypatch):
     trained |= {"1": first["1"]}
     rows = [json.loads(line) for line in (tmp_path / "r/labels.jsonl").open()]
     assert len(rows) == 5
-    pool = Pool.open(str(folder), (), None)
+    pool = ReviewSet.open(str(folder), (), None)
     assert {row["key"] for row in rows} == set(pool.keys)
     for row in rows:
         assert row["key"].split("/")[1] not in trained[str(row["fold"] + 1)]

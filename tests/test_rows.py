@@ -7,8 +7,8 @@ import torch
 
 from conftest import TOYS, toy
 from hfgd.losses.terms import LossSpec, loss_terms
+from hfgd.model.config import GUIDANCE, NO_GUIDANCE, NO_STOP_GRADIENT
 from hfgd.model.encoders import ENCODERS
-from hfgd.model.spec import GUIDANCE, NO_GUIDANCE, NO_STOP_GRADIENT
 from hfgd.model.upsamplers import UPSAMPLERS
 
 GUIDANCES = {"none": NO_GUIDANCE, "full": GUIDANCE, "no_stop": NO_STOP_GRADIENT}

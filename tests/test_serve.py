@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from hfgd.data.classes import ClassSet
-from hfgd.data.draw import Prediction
+from hfgd.data.prediction import Prediction
 from hfgd.serve.app import make_app
 from hfgd.serve.limits import Limits
 

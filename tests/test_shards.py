@@ -20,8 +20,8 @@ from hfgd.errors import HfgdError
 from hfgd.inference.protocol import Protocol
 from hfgd.model.build import build
 from hfgd.predict import find_images, merge, parse_shard
-from hfgd.predict import places as places_module
 from hfgd.predict import run as running
+from hfgd.predict import storage as places_module
 from hfgd.predict.shards import Shard
 from processes import Command, finished
 
@@ -202,10 +202,10 @@ def test_a_share_says_where_it_ended_and_goes_on(
 
 
 def test_two_processes_do_not_work_on_one_share(plain, run, model, pictures, tmp_path):
-    from hfgd.predict.places import Folder
-    from hfgd.predict.rows import Rows
+    from hfgd.predict.image_rows import RowWriter
+    from hfgd.predict.storage import Folder
 
-    rows = Rows(Folder(tmp_path / "out"), Shard(0, 2))
+    rows = RowWriter(Folder(tmp_path / "out"), Shard(0, 2))
     words = ["predict", model, pictures, "--out", tmp_path / "out", "--shard"]
     code, _, err = run(*words, "1/2")
     assert (code, "another process is at work on share 1/2" in err) == (2, True)

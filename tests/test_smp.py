@@ -8,10 +8,10 @@ import torch
 
 from conftest import toy
 from hfgd.errors import HfgdError
-from hfgd.geometry import Grid
 from hfgd.model.upsamplers import UpsamplerSite, make_upsampler
-from hfgd.model.upsamplers.smp import SMP, Pool
+from hfgd.model.upsamplers.smp import SMP, AdaptivePool
 from hfgd.recipes import find_recipe
+from hfgd.types import Grid
 
 WIDTHS, D = (8, 16, 24), 32
 CLASSES = {
@@ -118,7 +118,7 @@ def test_dpt_is_that_packages_decoder():
 @pytest.mark.parametrize("bins", [2, 3, 6])
 def test_pools_are_pytorchs(bins):
     x = torch.rand(2, 3, 7, 11)
-    torch.testing.assert_close(Pool(bins)(x), torch.nn.AdaptiveAvgPool2d(bins)(x))
+    torch.testing.assert_close(AdaptivePool(bins)(x), torch.nn.AdaptiveAvgPool2d(bins)(x))
 
 
 @pytest.mark.parametrize(

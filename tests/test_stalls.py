@@ -20,13 +20,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from conftest import toy
 from hfgd import resample
 from hfgd.data.classes import IGNORE
-from hfgd.evaluation.evaluate import Tally
-from hfgd.inference.passes import label_image
+from hfgd.evaluation.scoring import Tally
 from hfgd.inference.protocol import PROTOCOLS, Protocol
+from hfgd.inference.run_protocol import label_image
 from hfgd.losses import terms
 from hfgd.losses.spec import LossSpec
 from hfgd.losses.terms import loss_terms
-from hfgd.model.spec import GUIDANCE
+from hfgd.model.config import GUIDANCE
 from hfgd.training.callbacks import Average, Logs
 from hfgd.training.module import LitSegmenter
 

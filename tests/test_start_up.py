@@ -8,8 +8,8 @@ import pytest
 
 from hfgd.losses.criteria import CRITERIA
 from hfgd.losses.spec import CRITERION_NAMES
+from hfgd.model.config import ENCODER_NAMES, SMP_NAMES, UPSAMPLER_NAMES
 from hfgd.model.encoders import ENCODERS
-from hfgd.model.spec import ENCODER_NAMES, SMP_NAMES, UPSAMPLER_NAMES
 from hfgd.model.upsamplers import UPSAMPLERS
 from hfgd.model.upsamplers.smp import SMP
 

@@ -11,7 +11,7 @@ from hfgd.data.dataset import Sample
 from hfgd.data.loader import TrainStream
 from hfgd.data.transforms.pipeline import Augment
 from hfgd.data.transforms.spec import AugmentSpec
-from hfgd.geometry import Grid
+from hfgd.types import Grid
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])
 GOLDEN = {  # recorded with commit 9a888f0, before data/transforms.py became a package

@@ -20,12 +20,12 @@ from hfgd.data.scenes import ScenesDataset
 from hfgd.data.transforms.pipeline import Augment
 from hfgd.data.transforms.spec import AugmentSpec
 from hfgd.errors import HfgdError
-from hfgd.geometry import Grid
 from hfgd.hub import is_hub, parse
-from hfgd.predict.inputs import Item, _placed
-from hfgd.predict.places import Folder
-from hfgd.predict.rows import Rows
+from hfgd.predict.image_rows import RowWriter
+from hfgd.predict.inputs import InputImage, _placed
 from hfgd.predict.shards import Shard
+from hfgd.predict.storage import Folder
+from hfgd.types import Grid
 
 ROOT = Path(__file__).parent.parent
 RESERVED = {"con", "prn", "aux", "nul", *(f"{n}{i}" for n in ("com", "lpt") for i in range(1, 10))}
@@ -46,14 +46,14 @@ def without_case(request, monkeypatch):
 
 def test_images_that_differ_by_case_alone(without_case):
     """Both keep their suffix where that tells them apart, and are refused where it does not."""
-    placed = _placed([Item("a", "in/a.jpg"), Item("b", "in/A.png")])
+    placed = _placed([InputImage("a", "in/a.jpg"), InputImage("b", "in/A.png")])
     assert [item.target for item in placed] == ["in/a_jpg.png", "in/A_png.png"]
     with pytest.raises(HfgdError, match=r"both be written to 'in/a_jpg\.png'"):
-        _placed([Item("a", "in/a.jpg"), Item("b", "in/A.jpg")])
+        _placed([InputImage("a", "in/a.jpg"), InputImage("b", "in/A.jpg")])
 
 
 def test_images_that_differ_by_case_alone_on_linux():
-    placed = _placed([Item("a", "in/a.jpg"), Item("b", "in/A.jpg")])
+    placed = _placed([InputImage("a", "in/a.jpg"), InputImage("b", "in/A.jpg")])
     assert [item.target for item in placed] == ["in/a.png", "in/A.png"]
 
 
@@ -68,7 +68,7 @@ def test_an_address_of_the_hub_may_have_been_a_path_of_windows():
 def test_rows_without_locks(tmp_path, monkeypatch):
     """Windows has no fcntl: a share is written all the same."""
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    rows = Rows(Folder(tmp_path), Shard())
+    rows = RowWriter(Folder(tmp_path), Shard())
     rows.close(0, [])
     assert (tmp_path / "parts" / "1-of-1.json").is_file()
 

@@ -13,7 +13,7 @@ from hfgd.cli.show import costs_of_table_9
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
 from hfgd.model.build import build
-from hfgd.model.spec import GUIDANCE
+from hfgd.model.config import GUIDANCE
 from hfgd.model.upsamplers.smp import SMP
 from hfgd.recipes import RECIPES, ROWS, TABLES, find_recipe, toy
 from hfgd.recipes.tables import HFGM, PAPER_GMACS

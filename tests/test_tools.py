@@ -15,7 +15,7 @@ from hfgd.errors import HfgdError
 from hfgd.losses.terms import LossSpec, loss_terms
 from hfgd.model import ModelSpec
 from hfgd.model.build import build
-from hfgd.model.spec import GUIDANCE
+from hfgd.model.config import GUIDANCE
 from hfgd.recipes.spec import OptimSpec
 from hfgd.training.fit import fit
 from hfgd.training.module import LitSegmenter, without_slow_strides
@@ -336,7 +336,7 @@ def test_mixed_precision_runs_finish(folder, tmp_path):
 
 
 def test_class_weights_from_shares():
-    from hfgd.data.info import class_weights
+    from hfgd.data.statistics import class_weights
 
     pixels = np.array([800, 150, 0, 50])
     assert class_weights(pixels, "median") == [0.1875, 1.0, 1.0, 3.0]

@@ -13,8 +13,8 @@ from hfgd.data.classes import ClassSet
 from hfgd.data.dataset import Sample
 from hfgd.data.scenes import ScenesDataset
 from hfgd.errors import HfgdError, TrainingStopped
-from hfgd.evaluation.evaluate import evaluate
-from hfgd.inference.networks import NetworkLabeller
+from hfgd.evaluation.scoring import evaluate
+from hfgd.inference.torch_labeller import NetworkLabeller
 from hfgd.losses.terms import LossSpec, loss_terms
 from hfgd.model import ModelSpec
 from hfgd.model.build import build

@@ -17,10 +17,8 @@ from torch import nn
 import hfgd
 from conftest import TOYS, recipe, same, toy, weights
 from hfgd.data.classes import ClassSet
-from hfgd.geometry import Frame, Grid
-from hfgd.inference.networks import NetworkLabeller
-from hfgd.model.network import Network, in_channels_last
-from hfgd.model.output import SegOutput
+from hfgd.inference.torch_labeller import NetworkLabeller
+from hfgd.model.network import Network, SegOutput, in_channels_last
 from hfgd.model.upsamplers import UPSAMPLERS
 from hfgd.parallel import device
 from hfgd.parallel.launch import take_part
@@ -29,6 +27,7 @@ from hfgd.training import fit as fitting
 from hfgd.training.fit import fit
 from hfgd.training.module import LitSegmenter
 from hfgd.training.optim import make_optimiser, undecayed
+from hfgd.types import Frame, Grid
 
 SLURM = {
     "SLURM_JOB_ID": "41234", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",

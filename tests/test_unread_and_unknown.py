@@ -9,7 +9,7 @@ import hfgd
 from hfgd.cli.main import app
 from hfgd.data.formats import FORMATS
 from hfgd.errors import FEW, unknown
-from hfgd.inference.open import How
+from hfgd.inference.labeller import InferenceConfig
 from hfgd.predict import predict_files
 
 
@@ -32,7 +32,7 @@ def test_predict_says_once_what_it_does_not_read(tmp_path):
     pixels.save(tmp_path / "in/plain.png")
     toy().save(tmp_path / "model")
     outcome = predict_files(
-        str(tmp_path / "model"), [tmp_path / "in"], tmp_path / "out", How(device="cpu")
+        str(tmp_path / "model"), [tmp_path / "in"], tmp_path / "out", InferenceConfig(device="cpu")
     )
     assert (outcome.done, outcome.failed) == (4, [])
     assert outcome.warnings == [

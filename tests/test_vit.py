@@ -16,15 +16,15 @@ from hfgd.cost import Cost
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
 from hfgd.export.write import facts_of
-from hfgd.geometry import Grid
 from hfgd.model import BackboneSpec, ModelSpec
 from hfgd.model.backbones import TimmPyramid, VitPyramid, make_backbone
-from hfgd.model.backbones.timm_net import licence_in_words, licence_of
+from hfgd.model.backbones.timm_pyramid import licence_in_words, licence_of
 from hfgd.model.build import build
 from hfgd.recipes import find_recipe
 from hfgd.recipes import toy as toy_recipe
 from hfgd.training.fit import fit
 from hfgd.training.optim import layer_scales, make_optimiser
+from hfgd.types import Grid
 
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 FAMILIES = {
@@ -184,7 +184,7 @@ def test_pretrained_weights_are_asked_for_as_timm_has_them(monkeypatch):
         asked.append((model.patch_embed.proj.weight.shape, pretrained_cfg["hf_hub_id"]))
 
     monkeypatch.setattr("timm.models._builder.load_pretrained", load)
-    monkeypatch.setattr("hfgd.model.backbones.timm_net._reachable", lambda url: True)
+    monkeypatch.setattr("hfgd.model.backbones.timm_pyramid._reachable", lambda url: True)
     backbone = find_recipe("hfgd_vit_small_dinov2").model.backbone
     make_backbone(**dict(backbone.model_copy(update={"options": SMALL})))
     ((shape, place),) = asked

@@ -17,20 +17,20 @@ from hfgd.data.classes import ClassSet
 from hfgd.data.open import open_dataset
 from hfgd.errors import HfgdError
 from hfgd.evaluation.compare import compare
-from hfgd.evaluation.evaluate import evaluate
-from hfgd.evaluation.pictures import label_panels
-from hfgd.evaluation.run import What, evaluate_model
-from hfgd.geometry import Frame, Grid
-from hfgd.inference.networks import NetworkLabeller
-from hfgd.inference.open import How
-from hfgd.inference.passes import label_image
+from hfgd.evaluation.evaluate_model import EvalConfig, evaluate_model
+from hfgd.evaluation.plots import label_panels
+from hfgd.evaluation.scoring import evaluate
+from hfgd.inference.labeller import InferenceConfig
 from hfgd.inference.protocol import Protocol, find_protocol
+from hfgd.inference.run_protocol import label_image
+from hfgd.inference.torch_labeller import NetworkLabeller
 from hfgd.model import SegOutput
 from hfgd.model.backbones import make_backbone
 from hfgd.model.build import build
 from hfgd.model.network import evaluating
 from hfgd.resample import window_axis
 from hfgd.training.fit import fit
+from hfgd.types import Frame, Grid
 
 ABC = ClassSet.of(["a", "b", "c"])
 CPU = torch.device("cpu")
@@ -154,7 +154,7 @@ def test_compare_and_eval_take_the_models_own_branch(folder, tmp_path, monkeypat
         "hfgd.evaluation.compare.panels", lambda rows, *rest, **named: shown.extend(rows)
     )
     paths = [str(tmp_path / name) for name in ("aux", "fine")]
-    text = compare(paths, How(), What(str(folder)), tmp_path / "out")
+    text = compare(paths, InferenceConfig(), EvalConfig(str(folder)), tmp_path / "out")
     assert "- branch: aux of aux" in text
     val = {sample.name: sample.image for sample in open_dataset(str(folder), "val")}
     assert shown
@@ -162,9 +162,13 @@ def test_compare_and_eval_take_the_models_own_branch(folder, tmp_path, monkeypat
         aux, other = (answers(model, val[row.name], branch) for branch in ("aux", "fine"))
         assert (aux != other).any()
         assert torch.equal(torch.from_numpy(row.predictions["aux"]), aux)
-    own, _ = evaluate_model(paths[0], What(str(folder)), How(), tmp_path / "own")
-    told, _ = evaluate_model(paths[0], What(str(folder)), How(branch="aux"), tmp_path / "told")
-    other, _ = evaluate_model(paths[0], What(str(folder)), How(branch="fine"), tmp_path / "other")
+    own, _ = evaluate_model(paths[0], EvalConfig(str(folder)), InferenceConfig(), tmp_path / "own")
+    told, _ = evaluate_model(
+        paths[0], EvalConfig(str(folder)), InferenceConfig(branch="aux"), tmp_path / "told"
+    )
+    other, _ = evaluate_model(
+        paths[0], EvalConfig(str(folder)), InferenceConfig(branch="fine"), tmp_path / "other"
+    )
     assert (own.branch, other.branch) == ("aux", "fine")
     assert np.array_equal(own.scores.matrix, told.scores.matrix)
     assert not np.array_equal(own.scores.matrix, other.scores.matrix)
@@ -181,7 +185,12 @@ def test_compare_shows_labels_under_its_protocol(folder, tmp_path, monkeypatch):
         "hfgd.evaluation.compare.panels", lambda rows, *rest, **named: shown.extend(rows)
     )
     paths = [str(tmp_path / name) for name in ("one", "two")]
-    compare(paths, How(str(tmp_path / "mine.yaml")), What(str(folder)), tmp_path / "out")
+    compare(
+        paths,
+        InferenceConfig(str(tmp_path / "mine.yaml")),
+        EvalConfig(str(folder)),
+        tmp_path / "out",
+    )
     protocol = find_protocol(str(tmp_path / "mine.yaml"), (33, 33))
     assert shown
     for row in shown:
@@ -193,7 +202,7 @@ def test_compare_shows_labels_under_its_protocol(folder, tmp_path, monkeypatch):
 def test_panels_of_a_run_show_its_branch(folder, tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(
-        "hfgd.evaluation.pictures.panels", lambda rows, *rest, **named: shown.extend(rows)
+        "hfgd.evaluation.plots.panels", lambda rows, *rest, **named: shown.extend(rows)
     )
     short = {"train.iterations": 1, "branch": "aux", "model.aux_fcn": "joint"}
     run = fit(recipe(folder, **short), tmp_path / "run")

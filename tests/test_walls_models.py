@@ -12,8 +12,8 @@ import hfgd
 from conftest import recipe, same
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
-from hfgd.evaluation.run import What, evaluate_model
-from hfgd.inference.open import How
+from hfgd.evaluation.evaluate_model import EvalConfig, evaluate_model
+from hfgd.inference.labeller import InferenceConfig
 from hfgd.model.network import evaluating
 from hfgd.training.fit import fit
 
@@ -25,13 +25,13 @@ import torch.nn.functional as F
 from torch import nn
 
 import hfgd
-from hfgd.geometry import Frame, Grid
+from hfgd.types import Frame, Grid
 from hfgd.model import SegOutput, Segmenter
 from hfgd.model.backbones import make_backbone
-from hfgd.model.class_tokens import ClassTokens
+from hfgd.model.hfgm import ClassTokens
 from hfgd.model.encoders.identity import Identity
 from hfgd.model.hfgm import HFGM
-from hfgd.model.spec import NO_GUIDANCE
+from hfgd.model.config import NO_GUIDANCE
 
 
 class Sum(nn.Module):
@@ -149,7 +149,9 @@ def test_a_network_of_ones_own_is_trained_resumed_and_loaded(folder, tmp_path, m
     assert type(loaded).__name__ == {"composed": "Segmenter", "own": "Own"}[name]
     assert same(loaded.state_dict(), run.model.state_dict())
     torch.testing.assert_close(logits(loaded), logits(run.model))  # the one in channels last
-    report, _ = evaluate_model(str(tmp_path / "run"), What(str(folder)), How(), tmp_path / "eval")
+    report, _ = evaluate_model(
+        str(tmp_path / "run"), EvalConfig(str(folder)), InferenceConfig(), tmp_path / "eval"
+    )
     assert np.array_equal(report.scores.matrix, run.report.scores.matrix)
     # it goes on without the network being given: the recipe names the function
     stored = (tmp_path / "run/recipe.yaml").read_text()

@@ -94,7 +94,7 @@ def test_a_finished_run_is_scored_on_the_runs_device(folder, tmp_path, monkeypat
         return labeller(network, **named)
 
     monkeypatch.setattr(Segmenter, "to", moved)
-    monkeypatch.setattr(fitting.Job, "device", property(lambda self: Place("cpu")))
+    monkeypatch.setattr(fitting.TrainingJob, "device", property(lambda self: Place("cpu")))
     monkeypatch.setattr(fitting, "NetworkLabeller", asked)
     again = fit(None, tmp_path / "run", resume=True)
     ((_, network, _),) = [event for event in events if event[0] == "labeller"]
@@ -362,13 +362,13 @@ class Bare(Network):
 
     def __init__(self):
         super().__init__()
-        from hfgd.geometry import Grid
+        from hfgd.types import Grid
 
         self.classes, self.grid, self.mean = ABC, Grid.CELLS, torch.full((3, 1, 1), 0.5)
         self.layer = torch.nn.Conv2d(3, 3, 1)
 
     def forward(self, image, all_branches=None):
-        from hfgd.geometry import Frame
+        from hfgd.types import Frame
 
         size = (image.shape[-2], image.shape[-1])
         return SegOutput(self.layer(image), None, None, None, None, Frame(size, size, self.grid))

@@ -11,10 +11,10 @@ from typing import Any
 from hfgd.errors import HfgdError, unknown
 from hfgd.evaluation.plots import ablation_bars
 from hfgd.files import write_text
-from hfgd.parallel.rank import is_main
+from hfgd.parallel.launch import is_main
 from hfgd.parse import read_json
 from hfgd.progress import say
-from hfgd.recipes import ROWS, TABLES, Row, toy
+from hfgd.recipes import ROWS, TABLES, PaperRow, toy
 from hfgd.training.fit import fit
 from hfgd.training.run_folder import RunFolder
 
@@ -39,9 +39,9 @@ class RowResult:
         return 100 * statistics.stdev(self.miou) if len(self.miou) > 1 else None
 
 
-def find_rows(names: Sequence[str]) -> list[Row]:
+def find_rows(names: Sequence[str]) -> list[PaperRow]:
     """The rows of tables ('table3' or '3') and single rows ('table3/full'), each once, in order."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, PaperRow] = {}
     for name in names:
         table = f"table{name}" if name.isdecimal() else name
         if table in TABLES:
@@ -80,7 +80,7 @@ def ablate(
 
 
 def _run(
-    row: Row, changes: Mapping[str, Any], out: Path, seed: int, as_toy: bool, code: Path | None
+    row: PaperRow, changes: Mapping[str, Any], out: Path, seed: int, as_toy: bool, code: Path | None
 ) -> float:
     recipe = toy(row.recipe()) if as_toy else row.recipe()
     folder = out / row.name.replace("/", "-") / f"seed{seed}"

@@ -8,9 +8,9 @@ from hfgd.checkpoint import load_model
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
 from hfgd.model.build import build
+from hfgd.model.config import BackboneSpec
 from hfgd.model.network import Network
 from hfgd.model.segmenter import Segmenter
-from hfgd.model.spec import BackboneSpec
 from hfgd.recipes import find_recipe
 
 

@@ -18,7 +18,7 @@ from hfgd.checkpoint import WEIGHTS, model_folder, read_config
 from hfgd.errors import HfgdError
 from hfgd.hub import is_hub
 from hfgd.inference.protocol import Protocol
-from hfgd.model.backbones.timm_net import licence_in_words
+from hfgd.model.backbones.timm_pyramid import licence_in_words
 from hfgd.model.config import ModelConfig
 from hfgd.parse import read_json
 from hfgd.recipes.spec import read_recipe_yaml
@@ -32,7 +32,7 @@ MEANS = {"mIoU": "mean_iou", "mAcc": "mean_accuracy", "aAcc": "accuracy"}
 
 
 @dataclass(frozen=True)
-class Told:
+class CardInfo:
     """What the run does not know, and whoever shares it may: ``dataset``: the data's id on the hub;
     ``licence``: of the weights, as the hub writes it.
     """
@@ -64,7 +64,7 @@ class Scored:
         return {row["name"]: row["IoU"] for row in self.content["classes"]}
 
 
-def card(run: str, told: Told = Told()) -> str:
+def card(run: str, told: CardInfo = CardInfo()) -> str:
     """The model card of a run folder or a model folder, Markdown with the hub's front matter.
 
     Raises HfgdError for what is no model, a damaged report, and a malformed licence.
@@ -123,7 +123,7 @@ def _reports(root: Path, weights: Path) -> Iterable[Scored]:
         yield found
 
 
-def _front(config: ModelConfig, reports: list[Scored], told: Told, licence: object) -> str:
+def _front(config: ModelConfig, reports: list[Scored], told: CardInfo, licence: object) -> str:
     """The front matter; the licence is that of the weights, and never one that nobody stated."""
     front: dict[str, Any] = {"license": str(licence)} if licence else {"license": "other"}
     if not licence:
@@ -140,7 +140,7 @@ def _front(config: ModelConfig, reports: list[Scored], told: Told, licence: obje
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n"
 
 
-def _result(report: Scored, told: Told) -> dict[str, Any]:
+def _result(report: Scored, told: CardInfo) -> dict[str, Any]:
     """One entry of the model-index; scores are fractions."""
     how = report.protocol.describe()
     slug = re.sub(r"[^a-z0-9]+", "-", report.data.lower()).strip("-")

@@ -21,10 +21,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hfgd.data.classes import ClassSet
-from hfgd.geometry import Size
 from hfgd.model.build import build
+from hfgd.model.config import ModelSpec
 from hfgd.model.segmenter import Segmenter
-from hfgd.model.spec import ModelSpec
+from hfgd.types import Size
 
 Shape = tuple[int, ...]
 PARTS = {

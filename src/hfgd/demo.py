@@ -4,10 +4,10 @@ from pathlib import Path
 
 from hfgd.data.open import open_dataset
 from hfgd.errors import HfgdError
-from hfgd.evaluation.pictures import label_panels
+from hfgd.evaluation.plots import label_panels
 from hfgd.evaluation.report import percent
 from hfgd.files import write_text
-from hfgd.inference.networks import NetworkLabeller
+from hfgd.inference.torch_labeller import NetworkLabeller
 from hfgd.recipes import Recipe, find_recipe
 from hfgd.training.fit import Run, fit
 

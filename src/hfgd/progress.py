@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
-from hfgd.parallel.rank import is_main
+from hfgd.parallel.launch import is_main
 from hfgd.text import one_line
 
 PLAIN_EVERY = 30.0  # seconds between plain lines

@@ -14,25 +14,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfgd.data.archive import Packed
-from hfgd.data.draw import palette_image
 from hfgd.data.images import read_image
+from hfgd.data.prediction import palette_image
 from hfgd.errors import HfgdError
+from hfgd.inference.confidence import label
+from hfgd.inference.labeller import InferenceConfig, open_labeller
 from hfgd.inference.labeller import Labeller as Opened
-from hfgd.inference.open import How, open_labeller
-from hfgd.predict.inputs import Failed, Item, read_item
-from hfgd.predict.label import label
+from hfgd.predict.image_rows import ImageRow, count_classes, say_ended, write_rows
+from hfgd.predict.inputs import Failed, InputImage, read_item
 from hfgd.predict.manifest import Merged, merge
-from hfgd.predict.places import open_place
-from hfgd.predict.rows import Row, count_classes, say_ended, write_rows
 from hfgd.predict.shards import Shard
+from hfgd.predict.storage import open_place
 from hfgd.predict.writer import claim
-from hfgd.values import Precision
+from hfgd.types import Precision
 
 if TYPE_CHECKING:
     from hfgd.data.dataset import SegDataset
-    from hfgd.evaluation.evaluate import Share
-    from hfgd.evaluation.run import What
+    from hfgd.evaluation.evaluate_model import EvalConfig
     from hfgd.evaluation.scores import Scores
+    from hfgd.evaluation.scoring import Share
 
 FACTS = {
     "height": np.int64,
@@ -43,7 +43,7 @@ FACTS = {
 Rows = dict[str, Any]  # columns: an array, or a list, with one value a row
 
 
-class Labeller:
+class RayLabeller:
     """Rows with ``path`` (a file, or an address of fsspec), or with ``path`` and ``bytes``, → the same
     rows without ``bytes`` and with their labels.
 
@@ -65,7 +65,7 @@ class Labeller:
         precision: Precision = "auto",
         code: Path | None = None,
     ) -> None:
-        how = How(protocol, None, device, precision, code=code)
+        how = InferenceConfig(protocol, None, device, precision, code=code)
         self._labeller = open_labeller(str(model), how)
 
     def __call__(self, batch: Rows) -> Rows:
@@ -85,7 +85,7 @@ class Labeller:
         classes = self._labeller.classes
         try:
             if data is None:
-                pixels = read_item(Item(path, ""))
+                pixels = read_item(InputImage(path, ""))
             else:
                 packed = Packed(path, PurePosixPath(path).name, partial(bytes, data))
                 pixels = read_image(packed)
@@ -109,7 +109,7 @@ class Labeller:
         }
 
 
-def begin(out: str, model: str, how: How) -> None:
+def begin(out: str, model: str, how: InferenceConfig) -> None:
     """Claim ``out`` for a model, as ``hfgd predict`` does; HfgdError where it holds other results."""
     claim(open_place(out), model, open_labeller(model, how.on("cpu")), 0.5, {})
 
@@ -145,7 +145,7 @@ class Save:
             size = (int(batch["height"][i]), int(batch["width"][i]))
             counts = [int(n) for n in batch["pixels"][i]]
             known = None if np.isnan(mean) else mean
-            rows.append(Row(name, path, *size, float(batch["seconds"][i]), known, counts))
+            rows.append(ImageRow(name, path, *size, float(batch["seconds"][i]), known, counts))
         write_rows(self._place, rows, failed)  # before the maps: none is without its row
         for name, data in zip(names, batch["label"], strict=True):
             if data:
@@ -162,7 +162,9 @@ def target_of(path: str) -> str:
 # ---- scores ----------------------------------------------------------------------------------------
 
 
-def score(path: str, what: "What", how: How, shares: int | None = None) -> "Scores":
+def score(
+    path: str, what: "EvalConfig", how: InferenceConfig, shares: int | None = None
+) -> "Scores":
     """The scores of a data set, each share counted by a task somewhere in the cluster.
 
     int64 counts are summed, so they are those of one process, bit for bit. A task whose worker dies
@@ -172,7 +174,7 @@ def score(path: str, what: "What", how: How, shares: int | None = None) -> "Scor
         import ray
     except ImportError as error:
         raise HfgdError("--engine ray needs Ray; pip install 'hfgd[ray]'.") from error
-    from hfgd.evaluation.evaluate import check_classes, gathered
+    from hfgd.evaluation.scoring import check_classes, gathered
 
     ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
     dataset = what.dataset()
@@ -190,10 +192,10 @@ def score(path: str, what: "What", how: How, shares: int | None = None) -> "Scor
     return gathered(parts, labeller.classes, len(dataset), what.boundary)
 
 
-def _counted(path: str, what: "What", how: How, rank: int, count: int) -> "Share":
+def _counted(path: str, what: "EvalConfig", how: InferenceConfig, rank: int, count: int) -> "Share":
     """The counts of one share; the model and the list of images stay in the worker."""
     from hfgd.data.loader import EvalBatches
-    from hfgd.evaluation.evaluate import Tally
+    from hfgd.evaluation.scoring import Tally
 
     labeller, dataset = _ready(path, what, how)
     tally = Tally(len(labeller.classes), what.boundary)
@@ -204,5 +206,5 @@ def _counted(path: str, what: "What", how: How, rank: int, count: int) -> "Share
 
 
 @lru_cache(maxsize=1)
-def _ready(path: str, what: "What", how: How) -> "tuple[Opened, SegDataset]":
+def _ready(path: str, what: "EvalConfig", how: InferenceConfig) -> "tuple[Opened, SegDataset]":
     return open_labeller(path, how), what.dataset()

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hfgd.geometry import Frame, Grid, Size, Spans
+from hfgd.types import Frame, Grid, Size, Spans
 
 # values of a band or strip: on a CPU what its caches hold, elsewhere few and large kernels
 BAND_CPU, BAND = 1 << 22, 1 << 25  # 16 and 128 MiB in fp32

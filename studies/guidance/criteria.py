@@ -54,7 +54,7 @@ def counted(changes: dict, recipe: Recipe) -> dict:
     """The changes, with what the data decide filled in."""
     if "counted" not in changes.values():
         return changes
-    from hfgd.data.info import class_shares, class_weights
+    from hfgd.data.statistics import class_shares, class_weights
 
     dataset = open_dataset(recipe.data.location, recipe.data.train_split)
     pixels = class_shares(dataset, len(dataset))[0][:-1]

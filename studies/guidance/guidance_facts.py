@@ -19,13 +19,13 @@ from hfgd.checkpoint import load_model
 from hfgd.data.loader import TrainBatches, TrainStream
 from hfgd.data.open import open_dataset
 from hfgd.data.transforms.pipeline import Augment
-from hfgd.evaluation.evaluate import Tally, evaluate
-from hfgd.geometry import Frame, Grid
-from hfgd.inference.networks import NetworkLabeller
+from hfgd.evaluation.scoring import Tally, evaluate
+from hfgd.inference.torch_labeller import NetworkLabeller
 from hfgd.losses.terms import loss_terms
 from hfgd.model.build import build
 from hfgd.recipes import find_recipe
 from hfgd.resample import restore
+from hfgd.types import Frame, Grid
 
 PARTS = ("backbone", "encoder", "class tokens", "upsampler", "axial attention")
 

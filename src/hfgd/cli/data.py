@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hfgd.cli.table import show
+from hfgd.cli.print_table import show
 from hfgd.text import counted
 
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ def import_(
 
     Can be repeated and resumed.
     """
-    from hfgd.cli.imported import print_import
-    from hfgd.data.import_files import Rules
-    from hfgd.data.importer import import_data
+    from hfgd.cli.print_data import print_import
+    from hfgd.data.importing.import_data import import_data
+    from hfgd.data.importing.write_import import Rules
     from hfgd.progress import Progress
 
     rules = Rules(format, split, seed, unlabelled, on_overlap, link, rle_order)
@@ -123,8 +123,8 @@ def split(
 
     With like shares of every class in both.
     """
-    from hfgd.cli.imported import print_split
-    from hfgd.data.group_split import split_folder
+    from hfgd.cli.print_data import print_split
+    from hfgd.data.importing.split import split_folder
     from hfgd.progress import Progress
 
     target = out or folder.with_name(f"{folder.resolve().name}-split")
@@ -152,9 +152,9 @@ def export(
 
     With images/, labels/ and data.yaml.
     """
-    from hfgd.data.export import export as write
     from hfgd.data.open import SCENES, open_dataset
     from hfgd.data.scenes import ScenesDataset
+    from hfgd.data.write_folder import export as write
     from hfgd.progress import Progress
 
     splits = {
@@ -199,7 +199,7 @@ def info(
     Conventions, counts, class shares, a sheet of samples.
     """
     if augment is not None:
-        from hfgd.cli.augmented import show_augmented
+        from hfgd.cli.preview import show_augmented
 
         show_augmented(data or name, split, augment, settings or [], out or Path("augmented.png"))
         return
@@ -241,8 +241,8 @@ def class_weights_(
 
     Counted from the labels.
     """
-    from hfgd.data.info import class_shares, class_weights
     from hfgd.data.open import open_dataset
+    from hfgd.data.statistics import class_shares, class_weights
     from hfgd.progress import Progress
 
     dataset = open_dataset(data, split, data_yaml)
@@ -269,8 +269,8 @@ def prepare(
 
     Can be repeated and resumed.
     """
+    from hfgd.data.importing.prepare import prepare as run
     from hfgd.data.known import KNOWN
-    from hfgd.data.prepare import prepare as run
     from hfgd.progress import Progress
 
     with Progress("preparing", 1) as progress:
@@ -289,8 +289,8 @@ def _show_data(
     data: str, split: str, limit: int, out: Path, expected: "Mapping[str, int] | None" = None
 ) -> None:
     """Pairs of each split, class shares of one, and its samples as a picture."""
-    from hfgd.data.info import class_shares, sample_sheet
     from hfgd.data.open import SCENES, open_dataset, open_files
+    from hfgd.data.statistics import class_shares, sample_sheet
 
     if data != SCENES:
         files = open_files(data)

@@ -49,7 +49,7 @@ def export(
     It is left behind once it was seen to give the same labels.
     """
     from hfgd.checkpoint import load_model
-    from hfgd.export.int8 import Calibration
+    from hfgd.export.int8 import CalibrationImages
     from hfgd.export.write import export_model
     from hfgd.hub import folder_for
 
@@ -66,7 +66,9 @@ def export(
     network = load_model(model, code=code)
     scored = _scored_split(model)
     calibration = (
-        Calibration.of(calibrate, images, calibrate_split, scored, data_yaml) if calibrate else None
+        CalibrationImages.of(calibrate, images, calibrate_split, scored, data_yaml)
+        if calibrate
+        else None
     )
     for checked in export_model(
         network, file, size=size, logits=logits, input=input, int8=calibration

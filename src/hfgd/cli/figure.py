@@ -51,15 +51,15 @@ def figure(
 
     Each as PNG and SVG, with the numbers behind it as CSV.
     """
-    from hfgd.figures import Wanted, draw
-    from hfgd.inference.open import How
+    from hfgd.figures import FigureRequest, draw
+    from hfgd.inference.labeller import InferenceConfig
 
     if classes is not None and name != "4":
         raise HfgdError(f"--classes is for figure 4; figure {name} takes none, leave it out.")
     if images is not None and name not in PANELS:
         raise HfgdError(f"--images is for figures 3, 7, 8 and 9; figure {name} takes none.")
-    wanted = Wanted(
-        name, runs, out, data, split, data_yaml, limit, How(device=device, code=code),
+    wanted = FigureRequest(
+        name, runs, out, data, split, data_yaml, limit, InferenceConfig(device=device, code=code),
         _names("classes", classes), most, pixels, samples, seed, _names("images", images), count,
         size,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from hfgd.cli.review import review
 from hfgd.cli.serve import serve
 from hfgd.cli.share import card, push
 from hfgd.errors import HfgdError
-from hfgd.parallel.lifetime import end_with_starter
+from hfgd.parallel.launch import end_with_starter
 
 app = typer.Typer(
     name="hfgd",
@@ -110,8 +110,8 @@ def recipes(
     ] = None,
 ) -> None:
     """List the recipes: named ones, all rows of the paper's tables."""
+    from hfgd.cli.print_table import show
     from hfgd.cli.show import named_table, rows_table
-    from hfgd.cli.table import show
 
     rows = rows_table(table, data)
     if table is None and data is None:
@@ -142,8 +142,8 @@ def info(
 
     Costs: parameters, GMACs, GFLOPs per part.
     """
+    from hfgd.cli.print_table import show
     from hfgd.cli.show import cost_table, cost_table_9, exported_table, model_table, recipe_yaml
-    from hfgd.cli.table import show
     from hfgd.export.sessions import is_exported
     from hfgd.hub import is_hub
 
@@ -192,7 +192,7 @@ def ablate(
     """
     from hfgd.ablate import ablate as run
     from hfgd.ablate import markdown
-    from hfgd.parallel.rank import is_main
+    from hfgd.parallel.launch import is_main
     from hfgd.recipes import parse_overrides
 
     changes = _with_data(parse_overrides(settings or []), data, data_yaml)
@@ -237,7 +237,7 @@ def train(
     code: Code = None,
 ) -> None:
     """Train a recipe on data: a scored, shown model in a run folder."""
-    from hfgd.parallel.rank import is_main
+    from hfgd.parallel.launch import is_main
     from hfgd.recipes import find_recipe, parse_overrides
     from hfgd.recipes import toy as as_toy
 
@@ -318,9 +318,9 @@ def evaluate_(
     """
     from dataclasses import replace
 
-    from hfgd.evaluation.run import evaluate_model, what_to_score
-    from hfgd.inference.open import How
-    from hfgd.parallel.rank import is_main
+    from hfgd.evaluation.evaluate_model import evaluate_model, what_to_score
+    from hfgd.inference.labeller import InferenceConfig
+    from hfgd.parallel.launch import is_main
 
     if _launched(devices, nodes):
         return
@@ -332,7 +332,7 @@ def evaluate_(
         gallery=gallery,
         calibrate=calibrate,
     )
-    how = How(protocol, branch, device, precision, code=code)
+    how = InferenceConfig(protocol, branch, device, precision, code=code)
     if engine == "ray":
         from hfgd.ray import score
 
@@ -376,12 +376,14 @@ def compare(
     from dataclasses import replace
 
     from hfgd.evaluation.compare import compare as run
-    from hfgd.evaluation.run import what_to_score
-    from hfgd.inference.open import How
+    from hfgd.evaluation.evaluate_model import what_to_score
+    from hfgd.inference.labeller import InferenceConfig
 
     what = what_to_score(models[0], data, split, data_yaml, limit, "compare")
     what = replace(what, gallery=gallery)
-    print(run(models, How(protocol, None, device, precision, code=code), what, out, count))
+    print(
+        run(models, InferenceConfig(protocol, None, device, precision, code=code), what, out, count)
+    )
     print(f"written: {out}/report.html, compare.md, compare.json, compare.png")
 
 
@@ -418,7 +420,7 @@ def _with_data(changes: dict[str, Any], data: str | None, data_yaml: Path | None
 
 
 def _show(report: object) -> None:
-    from hfgd.cli.table import show
+    from hfgd.cli.print_table import show
     from hfgd.evaluation.report import Report, percent
 
     assert isinstance(report, Report)

@@ -89,14 +89,22 @@ def predict(
         if any(codes):
             raise typer.Exit(max(codes))
         return
-    from hfgd.inference.open import How
-    from hfgd.predict import Sure, predict_files
-    from hfgd.predict.kinds import Extent
+    from hfgd.inference.labeller import InferenceConfig
+    from hfgd.predict import ConfidenceConfig, predict_files
+    from hfgd.predict.large_files import LargeFileConfig
 
-    how = How(protocol, None, own_device(device, model), precision, code=code)
-    sure = Sure(confidence, min_confidence) if confidence or min_confidence else None
+    how = InferenceConfig(protocol, None, own_device(device, model), precision, code=code)
+    sure = ConfidenceConfig(confidence, min_confidence) if confidence or min_confidence else None
     outcome = predict_files(
-        model, inputs, out, how, opacity, server, share, Extent(tile, every, overlays), sure
+        model,
+        inputs,
+        out,
+        how,
+        opacity,
+        server,
+        share,
+        LargeFileConfig(tile, every, overlays),
+        sure,
     )
     before = f" ({outcome.before} had been before)" if outcome.before else ""
     which = f"shard {share}: " if share.count > 1 else ""

@@ -64,13 +64,13 @@ def review(
 
     The first with --data, the second with --unlabelled.
     """
-    from hfgd.inference.open import How
+    from hfgd.inference.labeller import InferenceConfig
     from hfgd.recipes import parse_overrides
     from hfgd.review.gallery import review_page
-    from hfgd.review.labels import Task, review_labels
-    from hfgd.review.quality import Terms
+    from hfgd.review.quality import QualityTerms
+    from hfgd.review.review_labels import Task, review_labels
 
-    how = How(protocol, None, device, code=code)
+    how = InferenceConfig(protocol, None, device, code=code)
     splits, changes = tuple(split or ()), parse_overrides(settings or [])
     if unlabelled is not None:
         _choose(run, unlabelled, next_, by, how, out, data, splits, data_yaml)
@@ -79,7 +79,7 @@ def review(
         raise HfgdError("review needs --data, whose labels it reviews, or --unlabelled FOLDER.")
     if folds is None and (groups is not None or changes):
         raise HfgdError("--groups and --set are about the folds; give --folds too, e.g. --folds 5.")
-    terms = Terms(sure, min_region)
+    terms = QualityTerms(sure, min_region)
     task = Task(data, splits, data_yaml, folds, groups, changes, terms, top, workers)
     found = review_labels(run, task, how, out)
     page = review_page(found, how, top, out)
@@ -106,18 +106,18 @@ def _choose(
     splits: tuple[str, ...],
     data_yaml: Path | None,
 ) -> None:
-    from hfgd.inference.open import How
+    from hfgd.inference.labeller import InferenceConfig
     from hfgd.review.gallery import Picked, next_page
-    from hfgd.review.pool import Pool
-    from hfgd.review.unlabelled import choose_next
+    from hfgd.review.pool import ReviewSet
+    from hfgd.review.select import choose_next
 
-    assert isinstance(how, How)
+    assert isinstance(how, InferenceConfig)
     if data is not None and by != "diverse":
         raise HfgdError(
             f"--data beside --unlabelled says what is labelled already, which --by {by} does not "
             "look at; leave it out, or choose --by diverse."
         )
-    labelled = None if data is None else Pool.open(data, splits, data_yaml)
+    labelled = None if data is None else ReviewSet.open(data, splits, data_yaml)
     choice = choose_next(run, folder, count, by, how, out, labelled)
     names = [path.relative_to(folder).as_posix() for path in choice.files]
     picked = list(map(Picked, choice.files, names, choice.scores))

@@ -17,10 +17,10 @@ Licence = Annotated[
 
 def card(run: Run, dataset: Data = None, licence: Licence = None) -> None:
     """Print the model card that 'hfgd push' would send."""
-    from hfgd.card import Told
+    from hfgd.card import CardInfo
     from hfgd.card import card as written
 
-    print(written(run, Told(dataset=dataset, licence=licence)), end="")
+    print(written(run, CardInfo(dataset=dataset, licence=licence)), end="")
 
 
 def push(
@@ -36,7 +36,7 @@ def push(
 
     Its two files, a model card and the panels.
     """
-    from hfgd.card import PANELS, Told
+    from hfgd.card import PANELS, CardInfo
     from hfgd.card import card as written
     from hfgd.checkpoint import CONFIG, WEIGHTS, model_folder, read_tensors
     from hfgd.hub import push as send
@@ -44,7 +44,7 @@ def push(
     folder = model_folder(run)
     read_tensors(folder / WEIGHTS)  # a damaged file is not shared
     files: dict[str, Path | bytes] = {file: folder / file for file in (WEIGHTS, CONFIG)}
-    files["README.md"] = written(run, Told(name, dataset, licence)).encode()
+    files["README.md"] = written(run, CardInfo(name, dataset, licence)).encode()
     if (Path(run) / PANELS).is_file():
         files[PANELS] = Path(run) / PANELS
     address = send(files, name, private)

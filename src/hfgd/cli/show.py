@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from hfgd.errors import HfgdError, unknown
-from hfgd.geometry import Size
 from hfgd.recipes import RECIPES, TABLES, find_recipe
 from hfgd.recipes.tables import CLASS_COUNTS, OURS, PAPER_GMACS, ROWS
+from hfgd.types import Size
 
 if TYPE_CHECKING:
     from hfgd.cost import Cost
@@ -55,7 +55,7 @@ def cost_table(
     if min(size) < 1:
         raise HfgdError(f"--size takes a height and a width of at least 1, not {size}.")
     from hfgd.cost import measure_cost, measure_latency
-    from hfgd.model.backbones.timm_net import licence_in_words, licence_of
+    from hfgd.model.backbones.timm_pyramid import licence_in_words, licence_of
 
     count = classes or CLASS_COUNTS.get(recipe.dataset or "", 59)
     cost = measure_cost(recipe.model, count, size)
@@ -99,7 +99,7 @@ def exported_table(path: str) -> Table:
 def model_table(path: str) -> Table:
     """What a run folder or a model folder says of itself."""
     from hfgd.checkpoint import read_config
-    from hfgd.model.backbones.timm_net import licence_in_words
+    from hfgd.model.backbones.timm_pyramid import licence_in_words
 
     config = read_config(path)
     shown: dict[str, str] = {"name": config.name}

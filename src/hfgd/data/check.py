@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hfgd.data.archive import Source
-from hfgd.data.classes import IGNORE, ClassSet
+from hfgd.data.classes import IGNORE, ClassSet, LabelMap
 from hfgd.data.duplicates import Print, describe, fingerprint, twins
 from hfgd.data.findings import (
     REMEDY,
@@ -25,7 +25,6 @@ from hfgd.data.findings import (
 )
 from hfgd.data.folder import PairedFiles
 from hfgd.data.images import TURNS, Met, describe_extras, read_image
-from hfgd.data.label_map import LabelMap
 from hfgd.errors import HfgdError
 
 SHOWN = 10  # problems of one kind that are printed in full

@@ -7,11 +7,10 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from hfgd.data.classes import IGNORE, ClassSet
+from hfgd.data.classes import IGNORE, ClassSet, LabelMap
 from hfgd.data.dataset import SegDataset, label_of
 from hfgd.data.duplicates import Print
 from hfgd.data.images import TURNS, Pixels
-from hfgd.data.label_map import LabelMap
 from hfgd.errors import HfgdError
 
 MANY_IGNORED = 0.03  # share of the pixels from which ignoring them may hide a class

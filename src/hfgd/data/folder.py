@@ -8,10 +8,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hfgd.data.archive import Source, composed, told_apart
-from hfgd.data.classes import ClassSet, Rgb, refuse_misread, voc_colour
+from hfgd.data.classes import ClassSet, LabelMap, Rgb, refuse_misread, voc_colour
 from hfgd.data.dataset import Sample
 from hfgd.data.images import images_below, read_image, without_suffix
-from hfgd.data.label_map import LabelMap
 from hfgd.errors import HfgdError, unknown
 from hfgd.parse import read_yaml
 
@@ -32,7 +31,7 @@ class DataYaml(BaseModel):
     path: Path | None = None
 
 
-class Pair(NamedTuple):
+class FilePair(NamedTuple):
     """An image file and its label file; ``name`` is their common path without suffix."""
 
     name: str
@@ -110,7 +109,7 @@ class FolderDataset:
         self.classes = data.classes
         self.title = f"{data.root.name}/{split}"
         self.label_map = data.label_map
-        self.pairs = [Pair(name, images[name], labels[name]) for name in sorted(images)]
+        self.pairs = [FilePair(name, images[name], labels[name]) for name in sorted(images)]
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -1,13 +1,13 @@
-"""Batches for training and evaluation.
+"""Which image a sample is made of, beyond the plain passes: rare classes first, and second images.
 
-The training stream is a pure function: sample k of a run (which image, which crop, which colours)
-depends on (seed, k) alone, not on workers or processes. Resuming is then exact and instant: it
-goes on at k, without replaying what came before.
+All of it needs to know how many pixels of each class every image has: ``class_counts``, from the labels
+alone. It is the same for every process, and a run keeps it, so that one that goes on does as well.
 """
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -15,13 +15,104 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from hfgd.data.dataset import Batch, Sample, SegDataset, sample_of
-from hfgd.data.sampling import Counts, Donors, RareClasses, class_counts, needs_counts
+from hfgd.data.classes import ClassSet
+from hfgd.data.dataset import Batch, Sample, SegDataset, label_of, sample_of
 from hfgd.data.transforms.mixing import CopyPaste, CutMix
 from hfgd.data.transforms.pipeline import Augment
-from hfgd.data.transforms.streams import COPY_PASTE, CUTMIX, PARTNER, RARE, Rng, stream
-from hfgd.errors import HfgdError
-from hfgd.parallel.lifetime import begin_worker
+from hfgd.data.transforms.spec import COPY_PASTE, CUTMIX, PARTNER, RARE, AugmentSpec, Rng, stream
+from hfgd.errors import HfgdError, unknown
+from hfgd.files import write_whole
+from hfgd.parallel.launch import begin_worker
+
+Counts = np.ndarray  # (images, classes) int64: labelled pixels
+
+
+def needs_counts(spec: AugmentSpec) -> bool:
+    """Whether a recipe samples by class."""
+    return spec.rare_class_sampling > 0 or bool(spec.copy_paste)
+
+
+def class_counts(
+    dataset: SegDataset, progress: Callable[[int], None] = lambda done: None
+) -> Counts:
+    """Labelled pixels of each class in every image, (N, K)."""
+    counts = np.zeros((len(dataset), len(dataset.classes)), dtype=np.int64)
+    for i in range(len(dataset)):
+        found = np.bincount(label_of(dataset, i).numpy().ravel(), minlength=256)
+        counts[i] = found[: counts.shape[1]]
+        progress(i + 1)
+    return counts
+
+
+def read_counts(path: Path, dataset: SegDataset) -> Counts | None:
+    """The counts that a run keeps; None where there are none of this many images and classes."""
+    try:
+        counts: Counts = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    return counts if counts.shape == (len(dataset), len(dataset.classes)) else None
+
+
+def write_counts(path: Path, counts: Counts) -> None:
+    """Keep them, whole."""
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:
+            np.save(file, counts)
+
+    write_whole(path, write)
+
+
+class RareClasses:
+    """Draws a class, rare ones more often, then an image that has it."""
+
+    def __init__(self, counts: Counts, temperature: float) -> None:
+        pixels = counts.sum(0)
+        seen = pixels > 0
+        if not seen.any():
+            raise HfgdError("augment.rare_class_sampling needs labels, and no image has any.")
+        shares = pixels / pixels.sum()
+        # less the largest exponent, so that nothing overflows
+        heights = np.exp((shares[seen].min() - shares) / temperature) * seen
+        self.chances = heights / heights.sum()
+        self.images = [np.flatnonzero(column) for column in counts.T]
+
+    def draw(self, rng: Rng) -> tuple[int, int]:
+        """An image and the class that its crop shall show."""
+        wanted = int(rng.choice(len(self.chances), p=self.chances))
+        images = self.images[wanted]
+        return int(images[rng.integers(len(images))]), wanted
+
+
+class Donors:
+    """The images that have one of some classes, for copy-paste."""
+
+    def __init__(self, counts: Counts, names: Sequence[str], classes: ClassSet) -> None:
+        self.classes = chosen_classes(names, classes)
+        self.counts = counts[:, self.classes]
+        self.images = np.flatnonzero(self.counts.any(1))
+        if not len(self.images):
+            raise HfgdError(
+                f"augment.copy_paste: no image has {' or '.join(names)}; choose other classes."
+            )
+
+    def draw(self, rng: Rng) -> tuple[int, int]:
+        """An image and the one of the classes that its crop shall show."""
+        image = int(self.images[rng.integers(len(self.images))])
+        there = np.flatnonzero(self.counts[image])
+        return image, self.classes[there[rng.integers(len(there))]]
+
+
+def chosen_classes(names: Sequence[str], classes: ClassSet) -> list[int]:
+    """Class ids of the names; raises HfgdError for a name that the data do not have."""
+    for name in names:
+        if name not in classes.names:
+            raise HfgdError(f"augment.copy_paste: {unknown('class', name, classes.names)}")
+    return [classes.names.index(name) for name in names]
+
+
+# ---- streams and batches -------------------------------------------------------------------------
+
 
 SHUFFLE, AUGMENT = 0, 1  # keep the streams of random numbers apart
 MORE_SHARED = (

@@ -17,7 +17,7 @@ from hfgd.data.classes import IGNORE, ClassSet, Rgb
 from hfgd.data.dataset import Sample
 from hfgd.data.images import Pixels
 from hfgd.errors import HfgdError
-from hfgd.geometry import Size
+from hfgd.types import Size
 
 SKY, BUILDING, ROAD, PAVEMENT, TREE, CAR, PERSON, POLE, SIGN = range(9)
 CLASSES = ClassSet.of(

@@ -14,18 +14,16 @@ import numpy as np
 
 from hfgd.data.dataset import SegDataset
 from hfgd.errors import HfgdError
+from hfgd.evaluation.evaluate_model import EvalConfig, scored
+from hfgd.evaluation.page.gallery import Shown
+from hfgd.evaluation.page.report_page import comparison_page, run_folder_of
 from hfgd.evaluation.page.sections import Table
-from hfgd.evaluation.pictures import panel_row
-from hfgd.evaluation.plots import panels
+from hfgd.evaluation.page.thumbnails import pictures_in
+from hfgd.evaluation.plots import panel_row, panels
 from hfgd.evaluation.report import percent
-from hfgd.evaluation.report_gallery import Shown
-from hfgd.evaluation.report_page import comparison_page, run_folder_of
-from hfgd.evaluation.run import What, scored
 from hfgd.evaluation.scores import Floats, ImageCounts, Scores
-from hfgd.evaluation.thumbnails import pictures_in
 from hfgd.files import write_text
-from hfgd.inference.labeller import Labeller
-from hfgd.inference.open import How, open_labeller, origin
+from hfgd.inference.labeller import InferenceConfig, Labeller, open_labeller, origin
 from hfgd.text import inline
 
 RESAMPLES = 1000
@@ -82,7 +80,9 @@ def bootstrap(first: ImageCounts, second: ImageCounts, seed: int) -> tuple[Float
     return low, high
 
 
-def compare(paths: Sequence[str], how: How, what: What, out: Path, count: int = 6) -> str:
+def compare(
+    paths: Sequence[str], how: InferenceConfig, what: EvalConfig, out: Path, count: int = 6
+) -> str:
     """Score the models on one data set and write compare.md, .json, .png and report.html.
 
     ``how`` is for all models, but a model of another branch keeps it. ``count``: images in the

@@ -2,24 +2,27 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from hfgd.data.classes import IGNORE, ClassSet, Rgb
-from hfgd.data.draw import colourise
+from hfgd.data.dataset import Part, Sample, SegDataset
 from hfgd.data.images import Pixels
+from hfgd.data.prediction import colourise
+from hfgd.evaluation.report import WORST, percent, worst_images
 from hfgd.evaluation.scores import Scores
+from hfgd.inference.labeller import Labeller
+
+matplotlib.use("Agg")
+
 
 DPI = 110
 
@@ -229,3 +232,42 @@ def ablation_bars(rows: Sequence[tuple[str, float, float | None]], title: str, p
     axis.set_title(title, fontsize=10)
     figure.tight_layout()
     _save(figure, path)
+
+
+# ---- panels of predictions -----------------------------------------------------------------------
+
+
+def draw_scores(scores: Scores, folder: Path) -> None:
+    """confusion.png and iou_per_class.png."""
+    confusion(scores, folder / "confusion.png")
+    class_bars(scores, folder / "iou_per_class.png")
+
+
+def label_panels(
+    labellers: Mapping[str, Labeller], dataset: SegDataset, count: int, path: Path
+) -> None:
+    """A picture of what the labellers say of ``count`` images, beside the truth and their errors."""
+    whole = Part(dataset, min(count, len(dataset)))
+    rows = [panel_row(labellers, whole[i]) for i in range(len(whole))]
+    panels(rows, dataset.classes, path)
+
+
+def worst_panels(labeller: Labeller, dataset: SegDataset, scores: Scores, path: Path) -> None:
+    """The images that came out worst, each with its score."""
+    assert scores.images is not None
+    place = {name: i for i, name in enumerate(scores.images.names)}
+    rows = []
+    for name, miou in worst_images(scores, WORST):
+        row = panel_row({"prediction": labeller}, dataset[place[name]])
+        rows.append(replace(row, name=f"{name}  mIoU {percent(miou)}"))
+    if rows:
+        panels(rows, dataset.classes, path)
+
+
+def panel_row(labellers: Mapping[str, Labeller], sample: Sample) -> PanelRow:
+    """One image with the label map of each labeller."""
+    pixels = sample.image.permute(1, 2, 0).numpy()
+    maps = {
+        title: labeller.labels(sample.image).cpu().numpy() for title, labeller in labellers.items()
+    }
+    return PanelRow(sample.name, pixels, sample.label.numpy(), maps)

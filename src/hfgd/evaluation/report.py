@@ -15,8 +15,8 @@ from rich.table import Table
 
 from hfgd.evaluation.scores import Scores
 from hfgd.files import write_text
-from hfgd.inference.calibrate import Calibration
 from hfgd.inference.protocol import SINGLE_SCALE, Protocol
+from hfgd.inference.temperature import TemperatureFit
 from hfgd.text import inline
 
 WORST = 8  # images that are named and shown
@@ -34,7 +34,7 @@ class Report:
     protocol: Protocol = SINGLE_SCALE
     facts: dict[str, Any] = field(default_factory=dict)  # iteration, seconds, …
     groups: dict[str, list[str]] = field(default_factory=dict)  # classes scored as one
-    calibration: Calibration | None = None
+    calibration: TemperatureFit | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain values; scores are fractions, None where a class is absent."""

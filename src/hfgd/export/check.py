@@ -14,9 +14,9 @@ from torch import Tensor
 
 from hfgd.errors import HfgdError
 from hfgd.export.sessions import run
-from hfgd.export.whole import Whole
-from hfgd.geometry import Grid, Size
+from hfgd.export.wrapper import ExportWrapper
 from hfgd.resample import resize
+from hfgd.types import Grid, Size
 
 ENOUGH = 0.9999  # share of equal labels
 SMALLEST = (1, 33, 65, 97, 129, 193, 257)  # sides that are tried, until one runs
@@ -39,13 +39,13 @@ class Checked(NamedTuple):
         return f"{told}, logits differ by {self.logits:.1e} at most"
 
 
-class Pair(NamedTuple):
+class ComparedPair(NamedTuple):
     """A network and what it became: sessions with the output ``logits``, and of what is left behind.
 
     ``path``: where that will lie, for messages.
     """
 
-    network: Whole
+    network: ExportWrapper
     path: Path
     with_logits: Any
     final: Any
@@ -56,7 +56,7 @@ class Pair(NamedTuple):
         return [run(session, self.path, x) for session in (self.with_logits, self.final)]
 
 
-def check_dynamic(pair: Pair, traced: Size, exact: Size) -> tuple[list[Checked], int]:
+def check_dynamic(pair: ComparedPair, traced: Size, exact: Size) -> tuple[list[Checked], int]:
     """Compare at six sizes, and with two images at once; returns that and the smallest side it takes.
 
     Raises HfgdError, which says where, if fewer than 99.99 % of labels are equal anywhere.
@@ -75,7 +75,7 @@ def check_dynamic(pair: Pair, traced: Size, exact: Size) -> tuple[list[Checked],
     return [*checked, compare(pair, "two", sizes["inexact"], count=2)], smallest
 
 
-def find_smallest(pair: Pair) -> int:
+def find_smallest(pair: ComparedPair) -> int:
     """The smallest side that the file takes, alone and beside a long one."""
     why = ""
     for side in SMALLEST:
@@ -88,7 +88,7 @@ def find_smallest(pair: Pair) -> int:
     raise HfgdError(f"the exported file was deleted: it fails on every small image. {why}")
 
 
-def compare(pair: Pair, what: str, size: Size, seed: int = 0, count: int = 1) -> Checked:
+def compare(pair: ComparedPair, what: str, size: Size, seed: int = 0, count: int = 1) -> Checked:
     """Both at one size; raises HfgdError if they are not the same model."""
     image = noise(size, seed, count)
     with torch.no_grad():

@@ -15,14 +15,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from hfgd.errors import HfgdError
-from hfgd.export.facts import Facts, Input
+from hfgd.export.metadata import Facts, Input
 from hfgd.export.runtime import read_facts
 from hfgd.files import made, write_whole
-from hfgd.geometry import Size
+from hfgd.types import Size
 
 if TYPE_CHECKING:
     from hfgd.export.check import Checked
-    from hfgd.export.int8 import Calibration
+    from hfgd.export.int8 import CalibrationImages
     from hfgd.model.network import Network
 
 WEB = files("hfgd.export") / "web"
@@ -39,7 +39,7 @@ def export_html(
     size: Size | None = None,
     logits: bool = False,
     input: Input = "uint8",
-    int8: "Calibration | None" = None,
+    int8: "CalibrationImages | None" = None,
 ) -> "list[Checked]":
     """Write ``path``, one page that labels images in a browser, offline; returns how it was checked.
 

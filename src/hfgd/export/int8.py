@@ -18,16 +18,16 @@ from hfgd.data.dataset import SegDataset
 from hfgd.data.open import open_dataset
 from hfgd.errors import HfgdError
 from hfgd.export.check import Checked
-from hfgd.export.facts import Facts
+from hfgd.export.metadata import Facts
 from hfgd.export.onnx import quiet
 from hfgd.export.sessions import open_session, run
-from hfgd.export.whole import Whole
+from hfgd.export.wrapper import ExportWrapper
 from hfgd.progress import Progress
 
 COMPARED = 8  # calibration images on which the share of equal labels is told
 
 
-class Calibration(NamedTuple):
+class CalibrationImages(NamedTuple):
     """Images to calibrate with. ``title``: which data and split, without the number of images."""
 
     title: str
@@ -41,7 +41,7 @@ class Calibration(NamedTuple):
         split: str = "train",
         scored: str = "val",
         data_yaml: Path | None = None,
-    ) -> "Calibration":
+    ) -> "CalibrationImages":
         """``count`` images of a split, spread evenly. Raises HfgdError for the split that is scored."""
         if split == scored:
             raise HfgdError(
@@ -53,7 +53,7 @@ class Calibration(NamedTuple):
         return cls(whole.title, open_dataset(data, split, data_yaml, limit))
 
 
-def quantised(path: Path, facts: Facts, calibration: Calibration) -> None:
+def quantised(path: Path, facts: Facts, calibration: CalibrationImages) -> None:
     """Put an 8-bit file in the place of an fp32 one; for ONNX, nodes of QuantizeLinear and
     DequantizeLinear ("QDQ") around what is 8-bit."""
     target = path.with_name(f"int8-{path.name}")
@@ -71,7 +71,7 @@ def quantised(path: Path, facts: Facts, calibration: Calibration) -> None:
         os.replace(target.with_suffix(suffix), path.with_suffix(suffix))
 
 
-def _small(model: Any, facts: Facts, calibration: Calibration) -> Any:
+def _small(model: Any, facts: Facts, calibration: CalibrationImages) -> Any:
     """The model of either runtime with 8-bit weights and activations. NNCF also corrects the biases
     for what rounding moves, which networks of depthwise convolutions need (dev/LOG.md)."""
     import nncf
@@ -99,7 +99,9 @@ def inputs(
             progress.update(done)
 
 
-def compare_int8(whole: Whole, path: Path, final: Path, facts: Facts, by: Calibration) -> Checked:
+def compare_int8(
+    whole: ExportWrapper, path: Path, final: Path, facts: Facts, by: CalibrationImages
+) -> Checked:
     """The share of labels that are the network's, on a few of the images it was calibrated with, spread
     evenly: neighbours are often frames of one scene, and as hard or easy as each other."""
     session = open_session(final)

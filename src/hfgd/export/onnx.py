@@ -11,16 +11,16 @@ import torch
 
 from hfgd.errors import HfgdError
 from hfgd.export.check import noise
-from hfgd.export.whole import Whole
-from hfgd.geometry import Size
+from hfgd.export.wrapper import ExportWrapper
 from hfgd.progress import say
+from hfgd.types import Size
 
 TRACED = (75, 107)  # on neither grid exact, and no side a multiple of the other
 ONE_FILE = 1_500_000_000  # bytes of weights; protobuf ends at 2 GiB with all that is around them
 
 
 def write_onnx(
-    whole: Whole, size: Size | None, name: str, logits: bool, full: Path, final: Path
+    whole: ExportWrapper, size: Size | None, name: str, logits: bool, full: Path, final: Path
 ) -> None:
     """Write ``full``, with labels and logits, and ``final``, with the ``logits`` if asked for.
 
@@ -46,7 +46,7 @@ def put_onnx(path: Path, properties: Mapping[str, str]) -> None:
     onnx.save(model, path)
 
 
-def traced(whole: Whole, size: Size | None, name: str) -> Any:
+def traced(whole: ExportWrapper, size: Size | None, name: str) -> Any:
     """The ONNX program; raises HfgdError, naming the model's parts, where it cannot be made."""
     axes = None if size else ({0: "batch", 2: "height", 3: "width"},)
     image = whole.as_input(noise(size or TRACED, count=1 if size else 2))

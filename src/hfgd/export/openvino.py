@@ -6,12 +6,12 @@ from pathlib import Path
 
 from hfgd.export.onnx import write_onnx
 from hfgd.export.sessions.openvino import INFO
-from hfgd.export.whole import Whole
-from hfgd.geometry import Size
+from hfgd.export.wrapper import ExportWrapper
+from hfgd.types import Size
 
 
 def write_openvino(
-    whole: Whole, size: Size | None, name: str, logits: bool, full: Path, final: Path
+    whole: ExportWrapper, size: Size | None, name: str, logits: bool, full: Path, final: Path
 ) -> None:
     """Write ``full`` and ``final`` as ``write_onnx`` does; each is two files, .xml and .bin."""
     import openvino

@@ -14,13 +14,13 @@ from hfgd.errors import HfgdError
 from hfgd.export.check import noise
 from hfgd.export.onnx import TRACED, cannot, quiet
 from hfgd.export.sessions.pt2 import FACTS
-from hfgd.export.whole import Whole
-from hfgd.geometry import Size
+from hfgd.export.wrapper import ExportWrapper
 from hfgd.progress import say
+from hfgd.types import Size
 
 
 def write_pt2(
-    whole: Whole, size: Size | None, name: str, logits: bool, full: Path, final: Path
+    whole: ExportWrapper, size: Size | None, name: str, logits: bool, full: Path, final: Path
 ) -> None:
     """Write ``full``, with labels and logits, and ``final``, with the ``logits`` if asked for."""
     if shutil.which("c++") is None and shutil.which("g++") is None:
@@ -33,7 +33,7 @@ def write_pt2(
 
 
 class _LabelsOnly(nn.Module):
-    def __init__(self, whole: Whole) -> None:
+    def __init__(self, whole: ExportWrapper) -> None:
         super().__init__()
         self.whole = whole
 
@@ -41,7 +41,9 @@ class _LabelsOnly(nn.Module):
         return (self.whole(image)[0],)
 
 
-def _compile(module: nn.Module, whole: Whole, size: Size | None, name: str, path: Path) -> None:
+def _compile(
+    module: nn.Module, whole: ExportWrapper, size: Size | None, name: str, path: Path
+) -> None:
     from torch._inductor import aoti_compile_and_package
 
     # Dim.AUTO makes of a batch of one, and of what it cannot prove, fixed sizes without a word: the

@@ -9,10 +9,9 @@ import numpy.typing as npt
 
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
-from hfgd.export.facts import Facts
+from hfgd.export.metadata import Facts
 from hfgd.export.sessions import Session, open_session, run
-from hfgd.geometry import Memory, Size
-from hfgd.values import Precision
+from hfgd.types import Memory, Precision, Size
 
 if TYPE_CHECKING:
     from hfgd.data.images import Pixels

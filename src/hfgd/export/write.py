@@ -13,29 +13,29 @@ from torch import Tensor, nn
 from hfgd import __version__
 from hfgd.checkpoint import describe
 from hfgd.errors import HfgdError
-from hfgd.export.check import Checked, Pair, check_dynamic, compare, noise
-from hfgd.export.facts import UNKNOWN, Facts, Input
+from hfgd.export.check import Checked, ComparedPair, check_dynamic, compare, noise
 from hfgd.export.html import export_html
-from hfgd.export.int8 import Calibration, compare_int8, quantised
+from hfgd.export.int8 import CalibrationImages, compare_int8, quantised
+from hfgd.export.metadata import UNKNOWN, Facts, Input
 from hfgd.export.onnx import TRACED, put_onnx, write_onnx
 from hfgd.export.openvino import put_openvino, write_openvino
 from hfgd.export.pt2 import put_pt2, write_pt2
 from hfgd.export.runtime import read_facts
 from hfgd.export.sessions import open_session
-from hfgd.export.whole import Whole
+from hfgd.export.wrapper import ExportWrapper
 from hfgd.files import made
-from hfgd.geometry import Size
 from hfgd.model.config import ModelConfig
 from hfgd.model.memory import inference_memory
 from hfgd.model.network import Network
 from hfgd.progress import say
+from hfgd.types import Size
 
 
-class Format(NamedTuple):
+class ExportFormat(NamedTuple):
     """How a kind of file is written: the network's two files, and what the file says of itself; and
     the packages that it needs, of an extra."""
 
-    write: Callable[[Whole, Size | None, str, bool, Path, Path], None]
+    write: Callable[[ExportWrapper, Size | None, str, bool, Path, Path], None]
     put: Callable[[Path, Mapping[str, str]], None]
     needs: tuple[str, ...] = ()
     extra: str = "export"
@@ -43,9 +43,9 @@ class Format(NamedTuple):
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 FORMATS = {  # by suffix; a new one is its file, its session, and one line
-    ".onnx": Format(write_onnx, put_onnx, ONNX),
-    ".xml": Format(write_openvino, put_openvino, ("openvino", *ONNX), "openvino"),
-    ".pt2": Format(write_pt2, put_pt2),
+    ".onnx": ExportFormat(write_onnx, put_onnx, ONNX),
+    ".xml": ExportFormat(write_openvino, put_openvino, ("openvino", *ONNX), "openvino"),
+    ".pt2": ExportFormat(write_pt2, put_pt2),
 }
 
 
@@ -56,7 +56,7 @@ def export_model(
     size: Size | None = None,
     logits: bool = False,
     input: Input = "uint8",
-    int8: Calibration | None = None,
+    int8: CalibrationImages | None = None,
 ) -> list[Checked]:
     """Write ``path``, a file that its runtime can run; returns how it was checked.
 
@@ -84,7 +84,7 @@ def export_model(
     if int8 is not None:
         _require("nncf", extra="openvino")
     config = describe(network)
-    whole = Whole(network, config.branch, input)
+    whole = ExportWrapper(network, config.branch, input)
     say("export: tracing the network, which takes a while")
     with made(path.parent):
         return _written(network, path, config, whole, size, logits, int8)
@@ -101,10 +101,10 @@ def _written(
     network: Network,
     path: Path,
     config: ModelConfig,
-    whole: Whole,
+    whole: ExportWrapper,
     size: Size | None,
     logits: bool,
-    int8: Calibration | None,
+    int8: CalibrationImages | None,
 ) -> list[Checked]:
     format = FORMATS[path.suffix]
     # beside the target, so that it is moved there at once, and an older one stays if a check fails
@@ -129,7 +129,7 @@ def _written(
 
 
 def _label(whole: nn.Module, image: Tensor) -> Any:
-    assert isinstance(whole, Whole)
+    assert isinstance(whole, ExportWrapper)
     return whole(whole.as_input(image))
 
 
@@ -157,9 +157,14 @@ def facts_of(
 
 
 def _checked(
-    whole: Whole, path: Path, full: Path, final: Path, size: Size | None, config: ModelConfig
+    whole: ExportWrapper,
+    path: Path,
+    full: Path,
+    final: Path,
+    size: Size | None,
+    config: ModelConfig,
 ) -> tuple[list[Checked], int]:
-    pair = Pair(
+    pair = ComparedPair(
         whole, path, open_session(full, code=full.parent), open_session(final, code=final.parent)
     )
     if size is not None:

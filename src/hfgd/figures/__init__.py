@@ -7,10 +7,10 @@ import matplotlib
 from hfgd.errors import HfgdError, unknown
 from hfgd.evaluation.plots import AS_WRITTEN
 from hfgd.figures import features, flow, observation, panels, tokens
-from hfgd.figures.wanted import Wanted
+from hfgd.figures.common import FigureRequest
 
 # what ``hfgd figure NAME`` takes; each writes pictures and tables and returns what to tell
-FIGURES: dict[str, Callable[[Wanted], str]] = {
+FIGURES: dict[str, Callable[[FigureRequest], str]] = {
     "1": observation.draw,
     "3": panels.draw,
     "4": features.draw,
@@ -22,7 +22,7 @@ FIGURES: dict[str, Callable[[Wanted], str]] = {
 }
 
 
-def draw(wanted: Wanted) -> str:
+def draw(wanted: FigureRequest) -> str:
     """Draw a figure; returns what there is to tell. Raises HfgdError for a name that is none."""
     if wanted.name not in FIGURES:
         raise HfgdError(
@@ -33,4 +33,4 @@ def draw(wanted: Wanted) -> str:
         return FIGURES[wanted.name](wanted)
 
 
-__all__ = ["FIGURES", "Wanted", "draw"]
+__all__ = ["FIGURES", "FigureRequest", "draw"]

@@ -1,8 +1,7 @@
-"""Figure 4: the features that are classified, as UMAP lays them out, and how far classes are apart.
+"""What the eye cannot judge of features: silhouette, and distances between and within classes.
 
-A feature is read where the class tokens read it. Tokens are linear, so that the feature brought to a
-pixel bilinearly is what the pixel's logits are made of; all runs are read at the same pixels, which
-are drawn from the whole data set (sample.py).
+Both are taken in the features' own space, not on the map that UMAP makes of them, and neither changes
+when all features are scaled.
 """
 
 import importlib.util
@@ -11,29 +10,160 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import matplotlib
 import numpy as np
+import numpy.typing as npt
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from hfgd.data.dataset import SegDataset
 from hfgd.errors import HfgdError, unknown
-from hfgd.evaluation.evaluate import check_classes
-from hfgd.evaluation.run import What, scored
+from hfgd.evaluation.evaluate_model import EvalConfig, scored
 from hfgd.evaluation.scores import Floats, Ints
-from hfgd.figures.features_picture import picture
-from hfgd.figures.sample import Places, sampled
-from hfgd.figures.separation import (
-    Features,
-    Interval,
-    distance_ratio,
-    most_confused,
-    silhouette,
-)
-from hfgd.figures.wanted import Run, Wanted, open_runs
-from hfgd.inference.networks import NetworkLabeller
+from hfgd.evaluation.scoring import check_classes
+from hfgd.figures.common import FigureRequest, PixelSample, TrainedRun, open_runs, sampled
+from hfgd.inference.torch_labeller import NetworkLabeller
 from hfgd.model.network import evaluating, place_of
 from hfgd.progress import Progress
 from hfgd.resample import image_axis
+
+Features = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over samples, and the middle 95 % of them."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Interval":
+        """Of one value for each sample."""
+        low, high = np.percentile(values, [2.5, 97.5])
+        return cls(float(np.mean(values)), float(low), float(high))
+
+
+def silhouette(features: Features, labels: Ints) -> float:
+    """The mean silhouette of features (N, D) with classes (N,), of [-1, 1].
+
+    A pixel's is (b − a) / max(a, b): a its mean distance to its own class, b to the nearest other.
+    """
+    from sklearn.metrics import silhouette_score  # comes with umap-learn
+
+    return float(silhouette_score(features, labels))
+
+
+def distance_ratio(features: Features, labels: Ints) -> float:
+    """Mean distance between the classes' means, over the mean distance of pixels to their mean.
+
+    features (N, D), labels (N,); every class counts the same. NaN where nothing is apart.
+    """
+    features = features.astype(np.float64)
+    classes = np.unique(labels)
+    means: Floats = np.stack([features[labels == k].mean(0) for k in classes])
+    within = np.mean(
+        [
+            np.linalg.norm(features[labels == k] - mean, axis=1).mean()
+            for k, mean in zip(classes, means, strict=True)
+        ]
+    )
+    apart = np.linalg.norm(means[:, None] - means[None], axis=2)
+    between = apart[np.triu_indices(len(classes), 1)].mean()
+    return float(between / within) if within else float("nan")
+
+
+def most_confused(matrix: Ints, count: int) -> list[int]:
+    """The ``count`` classes of the pairs that are confused most, worst pair first.
+
+    ``matrix[label, prediction]`` counts pixels (K, K). A pair's confusion is the share of either
+    class's pixels that is taken for the other, both added; classes without pixels are left out.
+    """
+    total = matrix.sum(1, keepdims=True)
+    share = np.divide(matrix, total, out=np.zeros(matrix.shape), where=total > 0)
+    known = np.flatnonzero(total[:, 0])
+    pairs = [(i, j) for i in known for j in known if i < j]
+    pairs.sort(key=lambda pair: -(share[pair] + share[pair[::-1]]))
+    chosen: list[int] = []
+    for i, j in pairs:
+        # of a pair the class that is taken for the other more often comes first
+        for k in (i, j) if share[i, j] >= share[j, i] else (j, i):
+            if k not in chosen and len(chosen) < count:
+                chosen.append(int(k))
+    return chosen
+
+
+# ---- the picture ---------------------------------------------------------------------------------
+
+
+def picture(
+    found: "Sequence[Separation]", labels: np.ndarray, names: Sequence[str], samples: int
+) -> Figure:
+    """``labels`` (N,): the class name of each point, the same in all runs; ``names``: in order.
+
+    Colours are chosen to be told apart: a data set's own may be nearly the same for two classes.
+    """
+    colours = matplotlib.colormaps["tab10" if len(names) <= 10 else "tab20"]
+    columns = min(2, len(found)) if len(found) <= 4 else 3
+    lines = -(-len(found) // columns)
+    titles = [each.title for each in found]
+    names_wide = 0.3 + 0.065 * max(map(len, titles))  # inches: the runs' names beside the numbers
+    figure = Figure(figsize=(3.3 * columns + names_wide + 2.6, max(3.6, 3.1 * lines + 0.6)))
+    grid = figure.add_gridspec(
+        lines,
+        columns + 2,
+        width_ratios=[*[3.3] * columns, names_wide, 2.4],
+        wspace=0.04,
+        hspace=0.14,
+    )
+    for i, each in enumerate(found):
+        axis = figure.add_subplot(grid[i // columns, i % columns])
+        for k, name in enumerate(names):
+            of_class = each.points[labels == name]
+            axis.scatter(of_class[:, 0], of_class[:, 1], s=3, color=colours(k % 20), linewidths=0)
+        axis.set_title(f"{each.title} ({each.kind})", fontsize=8)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    beside = grid[:, -1].subgridspec(2, 1, hspace=0.45)
+    silhouettes, ratios = [each.silhouette for each in found], [each.ratio for each in found]
+    _numbers(figure.add_subplot(beside[0]), silhouettes, titles, "silhouette")
+    _numbers(figure.add_subplot(beside[1]), ratios, titles, "distance between / within classes")
+    handles = [
+        Line2D([], [], marker="o", linestyle="", color=colours(k % 20), label=name)
+        for k, name in enumerate(names)
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=8, fontsize=8, frameon=False)
+    figure.text(
+        0.99, 0.985, f"bars: 95 % of {samples} samples of pixels", ha="right", va="top", fontsize=7
+    )
+    high = figure.get_figheight()
+    figure.subplots_adjust(left=0.015, right=0.985, top=1 - 0.45 / high, bottom=0.55 / high)
+    return figure
+
+
+def _numbers(axis: Axes, values: "Sequence[Interval]", titles: Sequence[str], what: str) -> None:
+    places = list(range(len(values)))
+    for place, value in zip(places, values, strict=True):
+        axis.plot([value.low, value.high], [place, place], "|-", color="black", lw=1.2)
+        axis.plot(value.mean, place, "o", color="#c2571a", markersize=5)
+        axis.annotate(
+            f"{value.mean:.3g}", (value.mean, place), (0, 5), textcoords="offset points",
+            ha="center", fontsize=7,
+        )  # fmt: skip
+    axis.set_yticks(places, titles, fontsize=7)
+    axis.set_ylim(len(values) - 0.5, -0.7)
+    axis.tick_params(axis="x", labelsize=7)
+    axis.locator_params(axis="x", nbins=5)
+    axis.set_title(what, fontsize=8)
+    axis.margins(x=0.15)
+    axis.grid(axis="x", alpha=0.3)
+
+
+# ---- features of runs ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -47,7 +177,7 @@ class Separation:
     ratio: Interval
 
 
-def draw(wanted: Wanted) -> str:
+def draw(wanted: FigureRequest) -> str:
     """figure4.png, figure4.svg, figure4.csv (a run a line), figure4-points.csv (a pixel a line)."""
     if importlib.util.find_spec("umap") is None:
         raise HfgdError(
@@ -79,7 +209,7 @@ def draw(wanted: Wanted) -> str:
 
 
 def chosen_classes(
-    wanted: Wanted, runs: Sequence[Run], what: What, dataset: SegDataset
+    wanted: FigureRequest, runs: Sequence[TrainedRun], what: EvalConfig, dataset: SegDataset
 ) -> list[int]:
     """The ids of the named classes, or of those that all runs together confuse most."""
     known = dataset.classes.names
@@ -99,7 +229,7 @@ def chosen_classes(
     return chosen
 
 
-def _check_sample(places: Places, chosen: list[int], names: list[str], title: str) -> None:
+def _check_sample(places: PixelSample, chosen: list[int], names: list[str], title: str) -> None:
     for k, name in zip(chosen, names, strict=True):
         if (places.label == k).sum() < 2:
             raise HfgdError(
@@ -109,7 +239,7 @@ def _check_sample(places: Places, chosen: list[int], names: list[str], title: st
 
 
 def features_at(
-    runs: Sequence[Run], dataset: SegDataset, samples: Sequence[Places]
+    runs: Sequence[TrainedRun], dataset: SegDataset, samples: Sequence[PixelSample]
 ) -> tuple[list[list[Features]], dict[int, str]]:
     """For each run and each sample the features of its pixels (N, D), in the sample's order.
 
@@ -138,7 +268,7 @@ def features_at(
     return found, names
 
 
-def features_of(run: Run, image: Tensor, rows: Ints, columns: Ints) -> Features:
+def features_of(run: TrainedRun, image: Tensor, rows: Ints, columns: Ints) -> Features:
     """What the run's tokens classify at some pixels of an image (3, H, W) uint8: (N, D)."""
     network = run.network
     taken: list[Tensor] = []
@@ -174,9 +304,9 @@ def on_a_map(features: Features, seed: int) -> Floats:
 
 
 def _write(
-    wanted: Wanted,
+    wanted: FigureRequest,
     found: Sequence[Separation],
-    places: Places,
+    places: PixelSample,
     images: Mapping[int, str],
     classes: Sequence[str],
 ) -> None:

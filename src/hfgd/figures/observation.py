@@ -12,13 +12,12 @@ from matplotlib.figure import Figure
 
 from hfgd.errors import HfgdError
 from hfgd.evaluation.compare import Difference, differences
-from hfgd.evaluation.run import scored
+from hfgd.evaluation.evaluate_model import scored
 from hfgd.evaluation.scores import Scores
-from hfgd.figures.wanted import Wanted, check_same_classes
-from hfgd.inference.labeller import Labeller
-from hfgd.inference.open import open_labeller, origin
+from hfgd.figures.common import FigureRequest, check_same_classes
+from hfgd.inference.labeller import Labeller, open_labeller, origin
 from hfgd.recipes import ROWS
-from hfgd.values import Branch
+from hfgd.types import Branch
 
 EXPECTED = ("section5.1/fcn", "section5.1/aux_fcn_joint", "section5.1/aux_fcn_stopped")
 
@@ -35,7 +34,7 @@ class Bar:
     paper: float | None
 
 
-def draw(wanted: Wanted) -> str:
+def draw(wanted: FigureRequest) -> str:
     """figure1.png, figure1.svg, figure1.csv: a branch of a run a line."""
     labellers, recipes = _opened(wanted)
     what = wanted.what()
@@ -68,7 +67,7 @@ def draw(wanted: Wanted) -> str:
     return "\n".join(lines)
 
 
-def _opened(wanted: Wanted) -> tuple[dict[str, Labeller], dict[str, str]]:
+def _opened(wanted: FigureRequest) -> tuple[dict[str, Labeller], dict[str, str]]:
     """A labeller for every branch that is scored, and the recipe's name of each."""
     labellers: dict[str, Labeller] = {}
     recipes: dict[str, str] = {}

@@ -16,15 +16,13 @@ from matplotlib.patches import Patch, Rectangle
 
 from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.data.dataset import SegDataset
-from hfgd.data.draw import colourise
 from hfgd.data.images import Pixels
+from hfgd.data.prediction import colourise
 from hfgd.errors import HfgdError, unknown
-from hfgd.evaluation.evaluate import check_classes
-from hfgd.evaluation.pictures import panel_row
-from hfgd.evaluation.plots import PanelRow
-from hfgd.figures.wanted import Wanted, check_same_classes
-from hfgd.inference.labeller import Labeller
-from hfgd.inference.open import open_labeller
+from hfgd.evaluation.plots import PanelRow, panel_row
+from hfgd.evaluation.scoring import check_classes
+from hfgd.figures.common import FigureRequest, check_same_classes
+from hfgd.inference.labeller import Labeller, open_labeller
 from hfgd.progress import Progress
 
 # what the paper shows in each: its data set and the rows of its tables
@@ -39,7 +37,7 @@ Box = tuple[int, int, int, int]  # top, left, height, width
 
 
 @dataclass(frozen=True)
-class Seen:
+class PanelImage:
     """What is kept of every image: shares of its labelled pixels."""
 
     name: str
@@ -47,7 +45,7 @@ class Seen:
     right: dict[str, float]
 
 
-def draw(wanted: Wanted) -> str:
+def draw(wanted: FigureRequest) -> str:
     """figureN.png, figureN.svg, and figureN.csv: every image that was looked at a line."""
     runs = wanted.named_runs(least=1 if wanted.images else 2)
     labellers = {title: open_labeller(path, wanted.how) for title, path in runs.items()}
@@ -75,13 +73,13 @@ def draw(wanted: Wanted) -> str:
 
 
 def _looked_at(
-    labellers: Mapping[str, Labeller], dataset: SegDataset, wanted: Wanted
-) -> tuple[list[PanelRow], list[Seen]]:
+    labellers: Mapping[str, Labeller], dataset: SegDataset, wanted: FigureRequest
+) -> tuple[list[PanelRow], list[PanelImage]]:
     """The rows to show, the most telling first or as named, and all images that were labelled.
 
     Of an image that does not stay among the ``count`` best only its numbers are kept.
     """
-    seen: list[Seen] = []
+    seen: list[PanelImage] = []
     best: list[tuple[float, int, PanelRow]] = []  # a heap: the least telling one on top
     with Progress("looking", len(dataset)) as progress:
         for i in range(len(dataset)):
@@ -106,11 +104,11 @@ def _looked_at(
     return rows, seen
 
 
-def _numbers(row: PanelRow) -> Seen:
+def _numbers(row: PanelRow) -> PanelImage:
     valid = row.truth != IGNORE
     count = max(1, int(valid.sum()))
     right = {t: int((m == row.truth)[valid].sum()) / count for t, m in row.predictions.items()}
-    return Seen(row.name, int(differing(row).sum()) / count, right)
+    return PanelImage(row.name, int(differing(row).sum()) / count, right)
 
 
 def differing(row: PanelRow) -> npt.NDArray[np.bool_]:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hfgd.evaluation.scores import Floats
-from hfgd.figures.wanted import Run, Wanted, open_runs
+from hfgd.figures.common import FigureRequest, TrainedRun, open_runs
 
 PAPER = "SemanticFPN's diagonal is about 20 % lower than that of FCN and of SemanticFPN (HFG)"
 ROW = 0.125  # inches of a class in the picture: its name in 6 points fits
@@ -50,7 +50,7 @@ def dependencies(weight: Tensor) -> Floats:
     return matrix
 
 
-def draw(wanted: Wanted) -> str:
+def draw(wanted: FigureRequest) -> str:
     """figure6.png, figure6.svg, figure6.csv (a run a line), figure6-RUN.csv (its matrix)."""
     runs = open_runs(wanted)
     names = runs[0].network.classes.names
@@ -79,7 +79,7 @@ def draw(wanted: Wanted) -> str:
     return "\n".join(sentences)
 
 
-def _dependencies(run: Run) -> Dependencies:
+def _dependencies(run: TrainedRun) -> Dependencies:
     weight = run.tokens.weight
     norm = float(weight.detach().float().norm(dim=1).mean())
     return Dependencies(run.title, run.kind, weight.shape[1], dependencies(weight), norm)

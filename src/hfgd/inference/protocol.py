@@ -10,9 +10,8 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from hfgd.errors import HfgdError, unknown
-from hfgd.geometry import Grid, Size, Spans
 from hfgd.parse import read_yaml
-from hfgd.values import Side, Spec
+from hfgd.types import Grid, Side, Size, Spans, Spec
 
 
 class Protocol(Spec):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hfgd.geometry import Frame, Grid
 from hfgd.resample import band_values, matrix_table, sources
+from hfgd.types import Frame, Grid
 
 BLOCK = 96  # columns of the image
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hfgd.geometry import Frame
 from hfgd.losses.target import Target
 from hfgd.resample import bands
+from hfgd.types import Frame
 
 
 def cross_entropy_sum(

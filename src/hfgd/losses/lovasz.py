@@ -13,11 +13,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hfgd.geometry import Frame
 from hfgd.losses.banded import probabilities, upsampled
 from hfgd.losses.target import Target, pixels_of_classes
 from hfgd.parallel.processes import joined
 from hfgd.resample import matrix_table
+from hfgd.types import Frame
 
 
 def lovasz(logits: Tensor, target: Target, factor: float) -> Tensor:

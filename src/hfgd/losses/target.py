@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from hfgd.data.classes import IGNORE
-from hfgd.geometry import Frame
 from hfgd.parallel.processes import averaged, summed
+from hfgd.types import Frame
 
 if TYPE_CHECKING:
     from hfgd.losses.spec import LossSpec

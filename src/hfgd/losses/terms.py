@@ -15,7 +15,7 @@ from hfgd.losses.car import car_terms
 from hfgd.losses.criteria import CRITERIA
 from hfgd.losses.spec import LossSpec, check_class_weights
 from hfgd.losses.target import Target, counted_pixels
-from hfgd.model.output import SegOutput
+from hfgd.model.network import SegOutput
 from hfgd.resample import labels_at
 
 

@@ -4,12 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hfgd.model.class_tokens import ClassTokens
-    from hfgd.model.hfgm import HFGM
-    from hfgd.model.network import Network
-    from hfgd.model.output import SegOutput
+    from hfgd.model.config import GUIDANCE, BackboneSpec, ModelSpec
+    from hfgd.model.hfgm import HFGM, ClassTokens
+    from hfgd.model.network import Network, SegOutput
     from hfgd.model.segmenter import Segmenter
-    from hfgd.model.spec import GUIDANCE, BackboneSpec, ModelSpec
     from hfgd.model.upsamplers import lifted
 
 __all__ = [
@@ -24,13 +22,13 @@ __all__ = [
     "lifted",
 ]
 _MODULES = {
-    "GUIDANCE": "spec",
+    "GUIDANCE": "config",
     "HFGM": "hfgm",
-    "BackboneSpec": "spec",
-    "ClassTokens": "class_tokens",
-    "ModelSpec": "spec",
+    "BackboneSpec": "config",
+    "ClassTokens": "hfgm",
+    "ModelSpec": "config",
     "Network": "network",
-    "SegOutput": "output",
+    "SegOutput": "network",
     "Segmenter": "segmenter",
     "lifted": "upsamplers",
 }

@@ -6,8 +6,8 @@ high-level feature still is while an upsampler is trained beside it.
 
 from torch import Tensor, nn
 
-from hfgd.model.class_tokens import ClassTokens
 from hfgd.model.encoders.identity import Identity
+from hfgd.model.hfgm import ClassTokens
 
 
 class AuxFCN(nn.Module):

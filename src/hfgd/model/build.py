@@ -11,15 +11,13 @@ from hfgd.errors import HfgdError
 from hfgd.model.aux_fcn import AuxFCN
 from hfgd.model.axial_attention import AxialAttention
 from hfgd.model.backbones import make_backbone
-from hfgd.model.backbones.timm_net import without_weights
+from hfgd.model.backbones.timm_pyramid import without_weights
 from hfgd.model.blocks import init_new_layers
-from hfgd.model.class_tokens import ClassTokens
-from hfgd.model.config import Builder, ModelConfig
+from hfgd.model.config import BackboneSpec, Builder, ModelConfig, ModelSpec
 from hfgd.model.encoders import ENCODERS, EncoderSite
-from hfgd.model.hfgm import HFGM
+from hfgd.model.hfgm import HFGM, ClassTokens
 from hfgd.model.network import Network
 from hfgd.model.segmenter import Segmenter
-from hfgd.model.spec import BackboneSpec, ModelSpec
 from hfgd.model.upsamplers import UpsamplerSite, make_upsampler
 
 N = TypeVar("N", bound=Network)

@@ -1,17 +1,31 @@
-"""The high-level feature guided module, the paper's core (§3.1, Fig. 2). Read after segmenter.py.
+"""The class tokens: the classifier that both branches share (paper §3.1)."""
 
-There is always exactly one set of class tokens. Guidance says which features train it and how
-far back the fine loss reaches, so a guided and an unguided model are the same code and have the
-same ``state_dict`` keys.
-"""
-
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hfgd.errors import HfgdError
 from hfgd.model.axial_attention import AxialAttention
-from hfgd.model.class_tokens import ClassTokens
-from hfgd.model.spec import NO_GUIDANCE, Guidance
+from hfgd.model.config import NO_GUIDANCE, Guidance
 from hfgd.model.upsamplers.none import NoUpsampler
+
+
+class ClassTokens(nn.Module):
+    """One D-vector and one bias for each of the K classes: a 1×1 convolution that can be frozen.
+
+    The rows of ``weight`` (K, D) are the tokens; a logit is the product of a pixel with a token.
+    """
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_classes, width)))
+        self.bias = nn.Parameter(torch.zeros(num_classes))
+
+    def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
+        """(B, D, H, W) → logits (B, K, H, W); ``frozen`` stops the gradient before the tokens."""
+        weight = self.weight.detach() if frozen else self.weight
+        bias = self.bias.detach() if frozen else self.bias
+        return F.conv2d(x, weight[:, :, None, None], bias)
 
 
 class HFGM(nn.Module):

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from hfgd.geometry import Grid, Memory, Size
+from hfgd.types import Grid, Memory, Size
 
 SMALL, LARGE, FAR = 512, 2048, 8192  # sides of the squares that are counted
 THIN = (64, 65_536)  # as many pixels as the second square

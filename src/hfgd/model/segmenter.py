@@ -7,12 +7,11 @@ from torch import Tensor, nn
 
 from hfgd.data.classes import ClassSet
 from hfgd.errors import HfgdError
-from hfgd.geometry import Grid
 from hfgd.model.aux_fcn import AuxFCN
 from hfgd.model.backbones.base import Backbone
 from hfgd.model.hfgm import HFGM
-from hfgd.model.network import Network
-from hfgd.model.output import SegOutput
+from hfgd.model.network import Network, SegOutput
+from hfgd.types import Grid
 
 
 class Segmenter(Network):

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from hfgd.errors import HfgdError
-from hfgd.values import Precision
+from hfgd.types import Precision
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -1,17 +1,85 @@
-"""Starting a command as many processes: PyTorch's own launcher, or SLURM's srun from outside."""
+"""Processes: which one this is, when it ends, and how a command starts several."""
 
 import hashlib
 import logging
+import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from hfgd.errors import HfgdError
-from hfgd.parallel.lifetime import STARTER, as_starter
-from hfgd.parallel.rank import launched
+
+
+def launched() -> tuple[int, int]:
+    """This process's rank and their number, as whoever started them says: also before they join."""
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    return 0, 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes files and talks."""
+    return launched()[0] == 0
+
+
+# ---- how long they live --------------------------------------------------------------------------
+
+
+STARTER = "HFGD_STARTER"  # the process that started this one as a command
+EVERY = 1.0  # seconds between looks at who the parent is
+
+
+def begin_worker() -> None:
+    """Leave Ctrl-C, which a terminal sends to all processes, to the one that started this worker;
+    end when that one is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """End this process of ``multiprocessing`` as soon as the one that started it is gone.
+
+    PyTorch's workers ask who their parent is. Under forkserver that is the server, which lives
+    as long as they do.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        _end_after(lambda: wait([parent.sentinel]))
+
+
+def as_starter() -> dict[str, str]:
+    """What to put into the environment of a command that is to end with this process."""
+    return {STARTER: str(os.getpid())}
+
+
+def end_with_starter() -> None:
+    """End this command as soon as the process that set ``as_starter`` is gone."""
+    starter = os.environ.pop(STARTER, None)  # not inherited by what this process starts
+    if starter is None or os.name == "nt":  # Windows never gives a process another parent
+        return
+
+    def gone() -> None:
+        while os.getppid() == int(starter):
+            time.sleep(EVERY)
+
+    _end_after(gone)
+
+
+def _end_after(gone: Callable[[], object]) -> None:
+    def watch() -> None:
+        gone()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+# ---- starting processes --------------------------------------------------------------------------
 
 
 class Ended(HfgdError):

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hfgd.parallel.device import own_gpu
-from hfgd.parallel.rank import launched
+from hfgd.parallel.launch import launched
 
 T = TypeVar("T")
 

@@ -12,13 +12,13 @@ from hfgd.data.archive import BROKEN_ZIP, LARGEST, is_leftover, read_bounded
 from hfgd.data.images import IMAGE_SUFFIXES
 from hfgd.errors import HfgdError
 from hfgd.parse import refuse_special
-from hfgd.predict.places import file_system, is_address, local, patiently
+from hfgd.predict.storage import file_system, is_address, local, patiently
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 BROKEN = (*BROKEN_ZIP, tarfile.TarError)
 
 
-class Member(NamedTuple):
+class ArchiveMember(NamedTuple):
     """A file in an archive."""
 
     archive: str
@@ -33,7 +33,7 @@ def is_archive(place: str) -> bool:
     return place.lower().endswith((".zip", *TARS))
 
 
-def read_member(member: Member) -> bytes:
+def read_member(member: ArchiveMember) -> bytes:
     """Its bytes. Raises HfgdError where the archive is damaged."""
     archive = _opened(member.archive)
     try:

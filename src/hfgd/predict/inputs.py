@@ -15,9 +15,9 @@ from hfgd.data.images import IMAGE_SUFFIXES, Met, Pixels, read_image
 from hfgd.errors import HfgdError
 from hfgd.files import as_filed
 from hfgd.parse import refuse_special
-from hfgd.predict.archives import Member, image_members, is_archive, read_member
-from hfgd.predict.places import file_system, is_address, local, patiently, read_place
+from hfgd.predict.archives import ArchiveMember, image_members, is_archive, read_member
 from hfgd.predict.shards import Shard
+from hfgd.predict.storage import file_system, is_address, local, patiently, read_place
 
 WHOLE = Shard()
 LISTS = (".txt", ".lst")
@@ -27,20 +27,20 @@ SHARDS = 100_000  # names that one pair of braces may stand for
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")  # WebDataset's way to name many shards
 
 
-class Item(NamedTuple):
+class InputImage(NamedTuple):
     """An image: a path or an address, or a file in an archive, and the relative path of its results."""
 
-    source: str | Member
+    source: str | ArchiveMember
     target: str
 
     @property
     def path(self) -> str:
         """The file that has to be opened for it: its age is the image's."""
-        return self.source.archive if isinstance(self.source, Member) else self.source
+        return self.source.archive if isinstance(self.source, ArchiveMember) else self.source
 
     def has(self, suffixes: set[str]) -> bool:
         """Whether it is a file of its own on this machine with one of these suffixes."""
-        if isinstance(self.source, Member) or is_address(self.source):
+        if isinstance(self.source, ArchiveMember) or is_address(self.source):
             return False
         return PurePosixPath(self.source).suffix.lower() in suffixes
 
@@ -53,19 +53,19 @@ class Failed(NamedTuple):
     label: str = ""
 
 
-def read_item(item: Item, met: Met | None = None) -> Pixels:
+def read_item(item: InputImage, met: Met | None = None) -> Pixels:
     """Its pixels (H, W, 3) uint8 RGB; ``met`` as in ``read_image``.
 
     Raises HfgdError for what cannot be read.
     """
     source, name = item.source, str(item.source)
-    data = read_member(source) if isinstance(source, Member) else read_place(source)
+    data = read_member(source) if isinstance(source, ArchiveMember) else read_place(source)
     return read_image(Packed(name, PurePosixPath(name).name, partial(bytes, data)), met)
 
 
 def find_images(
     inputs: Sequence[str | Path], failed: list[Failed] | None = None, shard: Shard = WHOLE
-) -> list[Item]:
+) -> list[InputImage]:
     """Every image of a share with the relative path (.png) its results go to.
 
     A folder's structure is kept; of several inputs each folder and archive keeps its own name on
@@ -77,7 +77,7 @@ def find_images(
     archives = [entry for entry in entries if is_archive(entry)]
     _refuse_one_name(archives)
     whole = len(archives) >= shard.count > 1
-    found: list[Item] = []
+    found: list[InputImage] = []
     for entry in entries:
         top = PurePosixPath(_stem(entry) if len(entries) > 1 else "")
         if is_archive(entry):
@@ -92,7 +92,7 @@ def find_images(
     return [
         item
         for item in placed
-        if (whole and isinstance(item.source, Member)) or shard.owns(item.target)
+        if (whole and isinstance(item.source, ArchiveMember)) or shard.owns(item.target)
     ]
 
 
@@ -134,7 +134,7 @@ def _refuse_one_name(archives: Sequence[str]) -> None:
 
 def _in_archive(
     archive: str, top: PurePosixPath, failed: list[Failed] | None, mine: bool
-) -> Iterator[Item]:
+) -> Iterator[InputImage]:
     names, wrong = image_members(archive)
     wrong = wrong if wrong or names else f"there are no images in '{archive}'."
     if wrong is not None and failed is None:
@@ -142,10 +142,10 @@ def _in_archive(
     if wrong is not None and failed is not None and mine:
         failed.append(Failed(archive, wrong))
     for name in names:
-        yield Item(Member(archive, name), str(top / _inside(name)))
+        yield InputImage(ArchiveMember(archive, name), str(top / _inside(name)))
 
 
-def _below(entry: str, top: PurePosixPath) -> Iterator[Item]:
+def _below(entry: str, top: PurePosixPath) -> Iterator[InputImage]:
     """The images of a folder, of a list, or the one that an entry is."""
     if not is_address(entry):
         refuse_special(entry)
@@ -156,16 +156,16 @@ def _below(entry: str, top: PurePosixPath) -> Iterator[Item]:
         if not paths:
             raise HfgdError(f"there are no images in '{entry}'.")
         start = len(os.path.join(entry, ""))
-        yield from (Item(p, str(top / p[start:].replace(os.sep, "/"))) for p in paths)
+        yield from (InputImage(p, str(top / p[start:].replace(os.sep, "/"))) for p in paths)
     elif not os.path.exists(entry):
         raise HfgdError(f"there is no image or folder '{entry}'.")
     elif entry.lower().endswith(LISTS):
         yield from _in_list(entry)
     else:
-        yield Item(entry, _name(entry))
+        yield InputImage(entry, _name(entry))
 
 
-def _in_list(file: str) -> Iterator[Item]:
+def _in_list(file: str) -> Iterator[InputImage]:
     """One path or address a line; a relative one begins at the list's own folder."""
     here, before = os.path.dirname(file), 0
     with open(file, encoding="utf-8", errors="surrogateescape") as lines:
@@ -182,14 +182,14 @@ def _in_list(file: str) -> Iterator[Item]:
                 raise HfgdError(f"'{file}' has a line with NUL, which no path holds.")
             before += 1
             inside = _inside(place.partition("://")[2] if is_address(place) else place)
-            yield Item(place if is_address(place) else os.path.join(here, place), inside)
+            yield InputImage(place if is_address(place) else os.path.join(here, place), inside)
     if not before:
         raise HfgdError(f"'{file}' lists no images.")
 
 
-def _at_address(address: str, top: PurePosixPath) -> Iterator[Item]:
+def _at_address(address: str, top: PurePosixPath) -> Iterator[InputImage]:
     if PurePosixPath(_last(address)).suffix.lower() in IMAGE_SUFFIXES:
-        yield Item(address, _last(address))
+        yield InputImage(address, _last(address))
         return
     system, root = file_system(address)
     try:
@@ -201,7 +201,7 @@ def _at_address(address: str, top: PurePosixPath) -> Iterator[Item]:
     if not paths:
         raise HfgdError(f"there are no images in '{address}'.")
     for path in paths:
-        yield Item(system.unstrip_protocol(path), str(top / _inside(path[start:])))
+        yield InputImage(system.unstrip_protocol(path), str(top / _inside(path[start:])))
 
 
 def _is_image(path: str) -> bool:
@@ -217,7 +217,7 @@ def _inside(name: str) -> str:
     return "/".join(part for part in parts if part not in ("..", "/"))
 
 
-def _placed(found: Sequence[Item]) -> list[Item]:
+def _placed(found: Sequence[InputImage]) -> list[InputImage]:
     """The targets as '.png', with the image's own suffix in the name where two would have one, or
     where 'a.jpg' lies beside a folder 'a.png'."""
     bare = [_bare(item.target) for item in found]
@@ -225,11 +225,11 @@ def _placed(found: Sequence[Item]) -> list[Item]:
     folders = {as_filed(above) for name in bare for above in _folders(name)}
     # the frames of a film have a folder of its name
     folders |= {as_filed(n) for item, n in zip(found, bare, strict=True) if item.has(VIDEOS)}
-    placed: list[Item] = []
+    placed: list[InputImage] = []
     for (source, target), name in zip(found, bare, strict=True):
         taken = uses[as_filed(name)] > 1 or as_filed(f"{name}.png") in folders
         kept = target[len(name) :] if taken else ""  # '.jpg', or nothing
-        placed.append(Item(source, f"{name}{kept.replace('.', '_')}.png"))
+        placed.append(InputImage(source, f"{name}{kept.replace('.', '_')}.png"))
     files = Counter(as_filed(target) for _, target in placed)
     twice = [
         target for _, target in placed if files[as_filed(target)] > 1 or as_filed(target) in folders

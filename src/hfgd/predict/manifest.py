@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 from hfgd.errors import HfgdError
 from hfgd.files import write_whole
-from hfgd.predict.places import Bucket, Folder, open_place
-from hfgd.predict.rows import (
+from hfgd.predict.image_rows import (
     FACTS,
     PARTS,
-    Row,
+    ImageRow,
     cells_of,
     count_classes,
     encoded,
@@ -26,6 +25,7 @@ from hfgd.predict.rows import (
     without_breaks,
 )
 from hfgd.predict.shards import Shard
+from hfgd.predict.storage import Bucket, Folder, open_place
 from hfgd.predict.writer import read_settings
 
 GROUP = 4_000  # rows of a Parquet row group
@@ -119,7 +119,7 @@ def _recovered(place: Folder | Bucket, label: str, name: str, classes: int) -> l
     if labels is None:
         return [label, *[""] * (len(FACTS) - 1 + classes)]
     counts = count_classes(labels, classes)
-    return Row(label, "", labels.shape[0], labels.shape[1], None, None, counts).cells()
+    return ImageRow(label, "", labels.shape[0], labels.shape[1], None, None, counts).cells()
 
 
 def _write(

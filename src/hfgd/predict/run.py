@@ -1,43 +1,109 @@
-"""``hfgd predict``: label PNGs and overlays for images wherever they lie.
-
-Reading and writing overlap with the network, in threads of their own, with a few images in hand
-whatever their number.
-"""
+"""Reading ahead in threads of their own, a few images in hand whatever their number."""
 
 import gc
 import sys
+import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, TypeVar
 
-from hfgd.data.draw import Prediction
 from hfgd.data.images import Met, Pixels, describe_extras
+from hfgd.data.prediction import Prediction
 from hfgd.errors import HfgdError
 from hfgd.files import is_disk_full
-from hfgd.inference.labeller import Labeller
-from hfgd.inference.open import How, open_labeller
-from hfgd.predict.ahead import IN_HAND, Readers, ahead
-from hfgd.predict.inputs import WHOLE, Failed, Item, find_images, read_item
-from hfgd.predict.kinds import Extent, is_large, label_large, named, results
-from hfgd.predict.label import Sure, label
+from hfgd.inference.confidence import ConfidenceConfig, label
+from hfgd.inference.labeller import InferenceConfig, Labeller, open_labeller
+from hfgd.predict.image_rows import ImageRow, RowWriter, count_classes
+from hfgd.predict.inputs import WHOLE, Failed, InputImage, find_images, read_item
+from hfgd.predict.large_files import LargeFileConfig, is_large, label_large, named, results
 from hfgd.predict.manifest import merge
-from hfgd.predict.places import Folder, is_address, open_place
-from hfgd.predict.rows import Row, Rows, count_classes
 from hfgd.predict.shards import Shard
+from hfgd.predict.storage import Folder, is_address, open_place
 from hfgd.predict.writer import Writer, claim, server_ids, submission_names, zip_files
 from hfgd.progress import Progress
 
-EVERYTHING = Extent()
+T = TypeVar("T")
+R = TypeVar("R")
+IN_HAND = 4  # images that are read ahead, and results that wait to be written
+
+
+class Readers:
+    """Threads that work in the order of asking. One that hangs (a network file system may never
+    answer) is left behind and replaced; it does not keep the program from ending."""
+
+    def __init__(self, count: int) -> None:
+        self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._count = count
+        for _ in range(count):
+            self.replace()
+
+    def replace(self) -> None:
+        """Another thread, in place of one that hangs."""
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def submit(self, work: Callable[[], R]) -> "Future[R]":
+        """Begin some work when its turn comes."""
+        future: Future[R] = Future()
+        self._tasks.put((future, work))
+        return future
+
+    def _run(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            future, work = task
+            try:
+                result = work()
+            except BaseException as error:
+                future.set_exception(
+                    error.with_traceback(None)
+                )  # whose frames would hold the image
+            else:
+                future.set_result(result)
+                del result
+            del task, future, work
+
+    def __enter__(self) -> "Readers":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for _ in range(self._count):
+            self._tasks.put(None)
+
+
+def ahead(
+    readers: Readers, work: Callable[[T], R], items: Sequence[T], in_hand: int = IN_HAND
+) -> Iterator[tuple[T, "Future[R]"]]:
+    """Each item with its work, a few of them begun before they are asked for."""
+    begun: deque[tuple[T, Future[R]]] = deque()
+    for item in items:
+        begun.append((item, readers.submit(lambda item=item: work(item))))  # type: ignore[misc]
+        if len(begun) > in_hand:
+            yield begun.popleft()
+    while begun:
+        yield begun.popleft()
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+
+EVERYTHING = LargeFileConfig()
 PATIENCE = 300.0  # seconds that an image may take to be read
 CONNECTIONS = 8  # images that are asked of an address at once
 
 
 @dataclass
-class Outcome:
+class PredictOutcome:
     """How many images were labelled, or had been before; a sentence for each failure and warning."""
 
     done: int = 0
@@ -50,13 +116,13 @@ def predict_files(
     model_path: str,
     inputs: Sequence[str | Path],
     out: str | Path,
-    how: How,
+    how: InferenceConfig,
     opacity: float = 0.5,
     server: str | None = None,
     shard: Shard = WHOLE,
-    extent: Extent = EVERYTHING,
-    sure: Sure | None = None,
-) -> Outcome:
+    extent: LargeFileConfig = EVERYTHING,
+    sure: ConfidenceConfig | None = None,
+) -> PredictOutcome:
     """Write ``out/labels`` and ``out/overlays``; an image that fails is passed over and named.
 
     What an earlier call with the same model and settings finished is not done again. ``server``: also
@@ -69,7 +135,7 @@ def predict_files(
     broken: list[Failed] = []
     items = named(find_images(inputs, broken, shard), extent)
     place = open_place(out)
-    sent: dict[Item, str] = {}
+    sent: dict[InputImage, str] = {}
     if server is not None:
         if shard.count > 1 or not isinstance(place, Folder):
             raise HfgdError("--server needs one process and a folder as --out.")
@@ -87,7 +153,7 @@ def predict_files(
         sure = sure.of(model_path, labeller, server)
         more |= sure.settings()
     claim(place, model_path, labeller, opacity, more)
-    rows = Rows(place, shard)
+    rows = RowWriter(place, shard)
     written = sure is not None and sure.written
     writer = Writer(place, opacity, rows, ids, sent, extent.overlays, written)
     try:
@@ -107,21 +173,23 @@ def predict_files(
 
 def _label_all(
     labeller: Labeller,
-    items: Sequence[Item],
+    items: Sequence[InputImage],
     writer: Writer,
     failed: list[Failed],
-    extent: Extent,
-    sure: Sure | None,
-) -> Outcome:
+    extent: LargeFileConfig,
+    sure: ConfidenceConfig | None,
+) -> PredictOutcome:
     """Label what is not done yet; what fails is added to ``failed``."""
     missing = [item for item in items if not writer.is_done(item, results(item, extent.overlays))]
-    outcome = Outcome(before=len(items) - len(missing), failed=[entry.reason for entry in failed])
+    outcome = PredictOutcome(
+        before=len(items) - len(missing), failed=[entry.reason for entry in failed]
+    )
     start = outcome.before
     # an archive is read in order, whether here or at an address
     remote = any(is_address(item.source) for item in missing if isinstance(item.source, str))
     threads, in_hand = (CONNECTIONS, 2 * CONNECTIONS) if remote else (1, IN_HAND)
 
-    def finish(number: int, item: Item, pending: "Future[None]") -> None:
+    def finish(number: int, item: InputImage, pending: "Future[None]") -> None:
         reason = _failure(item, pending)
         if reason is None:
             outcome.done += 1
@@ -135,10 +203,10 @@ def _label_all(
         Readers(threads) as reading,
         ThreadPoolExecutor(1) as writing,
     ):
-        written: deque[tuple[int, Item, Future[None]]] = deque()
+        written: deque[tuple[int, InputImage, Future[None]]] = deque()
         pixels = ahead(reading, partial(_read, extras=writer.extras), missing, in_hand)
         for number, (item, read) in enumerate(pixels, start=1):
-            result: tuple[Prediction, Row] | Future[None]
+            result: tuple[Prediction, ImageRow] | Future[None]
             if is_large(item):
                 result = _large(labeller, item, writer, extent)
             else:
@@ -156,7 +224,7 @@ def _label_all(
     return outcome
 
 
-def _read(item: Item, extras: list[str]) -> Pixels | None:
+def _read(item: InputImage, extras: list[str]) -> Pixels | None:
     if is_large(item):
         return None
     met = Met()
@@ -165,7 +233,9 @@ def _read(item: Item, extras: list[str]) -> Pixels | None:
     return pixels
 
 
-def _large(labeller: Labeller, item: Item, writer: Writer, extent: Extent) -> "Future[None]":
+def _large(
+    labeller: Labeller, item: InputImage, writer: Writer, extent: LargeFileConfig
+) -> "Future[None]":
     """A future that holds why an item could not be labelled, or nothing."""
     ended: Future[None] = Future()
     try:
@@ -179,11 +249,11 @@ def _large(labeller: Labeller, item: Item, writer: Writer, extent: Extent) -> "F
 
 def _labelled(
     labeller: Labeller,
-    item: Item,
+    item: InputImage,
     read: "Future[Pixels | None]",
     reading: Readers,
-    sure: Sure | None,
-) -> "tuple[Prediction, Row] | Future[None]":
+    sure: ConfidenceConfig | None,
+) -> "tuple[Prediction, ImageRow] | Future[None]":
     """The prediction of an image with its row, or a future that holds why there is none."""
     failed: Future[None] = Future()
     try:
@@ -192,7 +262,9 @@ def _labelled(
         found = label(labeller, pixels, sure)
         counts = count_classes(found.labels, len(labeller.classes))
         size = (pixels.shape[0], pixels.shape[1])
-        row = Row(item.target, str(item.source), *size, found.seconds, found.confidence, counts)
+        row = ImageRow(
+            item.target, str(item.source), *size, found.seconds, found.confidence, counts
+        )
         return Prediction(pixels, found.labels, labeller.classes, found.sure), row
     except Late:
         reading.replace()
@@ -206,7 +278,7 @@ def _labelled(
     return failed
 
 
-def _failure(item: Item, pending: "Future[None]") -> str | None:
+def _failure(item: InputImage, pending: "Future[None]") -> str | None:
     """Why an image failed, in one sentence; None where it did not. A full disk ends the whole."""
     error = pending.exception()
     if error is None:

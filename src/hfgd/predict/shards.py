@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hfgd.errors import HfgdError
-from hfgd.parallel.lifetime import as_starter
-from hfgd.parallel.rank import launched
+from hfgd.parallel.launch import as_starter, launched
 
 AGAIN = 2  # times that a shard which a signal killed is started once more
 

@@ -14,18 +14,18 @@ import numpy as np
 from PIL import Image
 
 from hfgd.data.classes import IGNORE, ClassSet
-from hfgd.data.draw import Prediction
 from hfgd.data.images import Pixels, open_image
+from hfgd.data.prediction import Prediction
 from hfgd.errors import HfgdError
 from hfgd.files import write_whole
-from hfgd.geometry import Grid, Size
 from hfgd.inference.labeller import Labeller
 from hfgd.parse import refuse_special
-from hfgd.predict.inputs import Item
-from hfgd.predict.places import Folder
-from hfgd.predict.rows import Row, count_classes
+from hfgd.predict.image_rows import ImageRow, count_classes
+from hfgd.predict.inputs import InputImage
+from hfgd.predict.storage import Folder
 from hfgd.predict.tiles import BLOCK, Block, choose_tiles, label_tiles
 from hfgd.predict.writer import Writer, save_png
+from hfgd.types import Grid, Size
 
 LARGE = 64_000_000  # pixels from which a TIFF is read by windows
 OVERVIEW = 2048  # pixels of the longer side of an overlay
@@ -150,7 +150,9 @@ def _points(dataset: Any) -> dict[str, Any]:
     return {"gcps": points, "crs": system} if points else {}
 
 
-def label_tiff(labeller: Labeller, item: Item, writer: Writer, tile: int | None = None) -> None:
+def label_tiff(
+    labeller: Labeller, item: InputImage, writer: Writer, tile: int | None = None
+) -> None:
     """Write the label map of a TIFF as a tiled, compressed TIFF with its place on the map and the
     palette, and an overlay at reduced size. Pixels without data are void."""
     if not isinstance(writer.place, Folder):
@@ -183,7 +185,7 @@ def label_tiff(labeller: Labeller, item: Item, writer: Writer, tile: int | None 
             mean = sum(confidence) / (source.size[0] * source.size[1])
             seconds = time.perf_counter() - began
             writer.rows.add(
-                Row(item.target, path, *source.size, seconds, mean, [int(n) for n in counts])
+                ImageRow(item.target, path, *source.size, seconds, mean, [int(n) for n in counts])
             )
 
         try:

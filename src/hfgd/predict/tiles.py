@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hfgd.data.images import Pixels
-from hfgd.geometry import COARSEST, Grid, Size
+from hfgd.inference.confidence import best_and_sure
 from hfgd.inference.labeller import Labeller
-from hfgd.predict.label import best_and_sure
+from hfgd.types import COARSEST, Grid, Size
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from hfgd.data.draw import Prediction
 from hfgd.data.images import Pixels
+from hfgd.data.prediction import Prediction
 from hfgd.errors import HfgdError
 from hfgd.files import write_whole
+from hfgd.inference.confidence import label
 from hfgd.inference.labeller import Labeller
 from hfgd.parse import refuse_special
-from hfgd.predict.inputs import Item
-from hfgd.predict.label import label
-from hfgd.predict.places import Folder
-from hfgd.predict.rows import Row, count_classes, label_of_png
+from hfgd.predict.image_rows import ImageRow, count_classes, label_of_png
+from hfgd.predict.inputs import InputImage
+from hfgd.predict.storage import Folder
 from hfgd.predict.writer import Writer, save_png
 
 # Playlists, which name further files and addresses, are not read, whatever a file is called.
@@ -28,13 +28,13 @@ SAFE = {
 KEPT = (".mp4", ".mov", ".m4v", ".mkv")  # containers that take H.264 and most sounds; others: .mkv
 
 
-def film_name(item: Item) -> str:
+def film_name(item: InputImage) -> str:
     """The overlay film of a film: below overlays/."""
     suffix = Path(str(item.source)).suffix.lower()
     return item.target.removesuffix(".png") + (suffix if suffix in KEPT else ".mkv")
 
 
-def label_video(labeller: Labeller, item: Item, writer: Writer, every: int = 1) -> None:
+def label_video(labeller: Labeller, item: InputImage, writer: Writer, every: int = 1) -> None:
     """Write ``labels/NAME/000000.png`` … for every ``every``-th frame and ``overlays/NAME.mp4``.
 
     The overlay film has all frames at their own times (also of a film without a constant rate) and
@@ -132,7 +132,7 @@ def _picture_stream(sink: Any, pictures: Any, turns: int) -> Any:
 class _Frames:
     """The frames of a film as they pass: counted, labelled, drawn over."""
 
-    def __init__(self, labeller: Labeller, item: Item, writer: Writer, every: int) -> None:
+    def __init__(self, labeller: Labeller, item: InputImage, writer: Writer, every: int) -> None:
         self.labeller, self.item, self.writer, self.every = labeller, item, writer, every
         self.number = 0
         self.labels: Pixels | None = None
@@ -159,7 +159,9 @@ class _Frames:
         height, width = found.labels.shape
         source = f"{path}#{self.number}"
         seconds = time.perf_counter() - began
-        self.writer.rows.add(Row(name, source, height, width, seconds, found.confidence, counts))
+        self.writer.rows.add(
+            ImageRow(name, source, height, width, seconds, found.confidence, counts)
+        )
         picture = Prediction(pixels, found.labels, self.labeller.classes)
         save_png(picture.label_image(), place, f"labels/{name}")
         return found.labels

@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hfgd.data.draw import Prediction
 from hfgd.data.images import Pixels
 from hfgd.data.known.cityscapes import LABEL_IDS
+from hfgd.data.prediction import Prediction
 from hfgd.errors import HfgdError, unknown
 from hfgd.files import write_whole
-from hfgd.inference.labeller import Labeller
-from hfgd.inference.open import origin
+from hfgd.inference.labeller import Labeller, origin
 from hfgd.parse import parse_json
-from hfgd.predict.inputs import Item
-from hfgd.predict.places import Bucket, Folder
-from hfgd.predict.rows import Row, Rows
+from hfgd.predict.image_rows import ImageRow, RowWriter
+from hfgd.predict.inputs import InputImage
+from hfgd.predict.storage import Bucket, Folder
 
 Place = Folder | Bucket
 
@@ -33,9 +32,9 @@ class Writer:
         self,
         place: Place,
         opacity: float,
-        rows: Rows,
+        rows: RowWriter,
         server_ids: Pixels | None = None,
-        sent: Mapping[Item, str] | None = None,
+        sent: Mapping[InputImage, str] | None = None,
         overlays: bool = True,
         confidence: bool = False,
     ) -> None:
@@ -44,7 +43,7 @@ class Writer:
         self.server_ids, self.sent = server_ids, sent or {}
         self.extras: list[str] = []  # what of the images is not read, as in images.EXTRAS
 
-    def __call__(self, item: Item, result: Prediction, row: Row) -> None:
+    def __call__(self, item: InputImage, result: Prediction, row: ImageRow) -> None:
         if self.overlays:  # for looking at: quickly written, a little larger
             overlay = result.overlay(self.opacity)
             save_png(overlay, self.place, f"overlays/{item.target}", compress_level=1)
@@ -56,7 +55,7 @@ class Writer:
         self.rows.add(row)
         save_png(result.label_image(), self.place, f"labels/{item.target}")
 
-    def is_done(self, item: Item, files: Sequence[str]) -> bool:
+    def is_done(self, item: InputImage, files: Sequence[str]) -> bool:
         """Whether an earlier call wrote everything of this image, as it is now."""
         files = list(files)
         if self.server_ids is not None:
@@ -136,12 +135,12 @@ def server_ids(server: str, num_classes: int) -> Pixels:
     return np.array(tables[server], dtype=np.uint8)
 
 
-def submission_names(items: Sequence[Item]) -> dict[Item, str]:
+def submission_names(items: Sequence[InputImage]) -> dict[InputImage, str]:
     """The file name of each image in a submission: its own, as a PNG, without folders.
 
     Raises HfgdError where two images would have one name.
     """
-    by_name: dict[str, Item] = {}
+    by_name: dict[str, InputImage] = {}
     for item in items:
         name = f"{_own_name(item)}.png"
         if name in by_name:
@@ -154,7 +153,7 @@ def submission_names(items: Sequence[Item]) -> dict[Item, str]:
     return {item: name for name, item in by_name.items()}
 
 
-def _own_name(item: Item) -> str:
+def _own_name(item: InputImage) -> str:
     path = PurePosixPath(str(item.source))
     known = path.suffix.lower() in Image.registered_extensions()
     return path.stem if known else path.name

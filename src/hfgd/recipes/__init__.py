@@ -2,14 +2,14 @@
 
 from hfgd.recipes.named import RECIPES, find_recipe, toy
 from hfgd.recipes.spec import Recipe, check_recipe, first_difference, parse_overrides
-from hfgd.recipes.tables import ROWS, TABLES, Row
+from hfgd.recipes.tables import ROWS, TABLES, PaperRow
 
 __all__ = [
     "RECIPES",
     "ROWS",
     "TABLES",
+    "PaperRow",
     "Recipe",
-    "Row",
     "check_recipe",
     "find_recipe",
     "first_difference",

@@ -6,8 +6,7 @@ from typing import Any
 
 from hfgd.data.transforms.spec import AugmentSpec
 from hfgd.errors import HfgdError, unknown
-from hfgd.geometry import Grid
-from hfgd.model.spec import BackboneSpec, ModelSpec
+from hfgd.model.config import BackboneSpec, ModelSpec
 from hfgd.recipes.spec import (
     DataSpec,
     OptimSpec,
@@ -19,6 +18,7 @@ from hfgd.recipes.spec import (
     read_recipe_yaml,
 )
 from hfgd.recipes.tables import HFGD, ROWS, SEMANTIC_FPN, VIT_SMALL
+from hfgd.types import Grid
 
 
 def sfpn_resnet50() -> Recipe:

@@ -15,10 +15,9 @@ from pydantic import Field, ValidationError
 from hfgd.data.transforms.spec import AugmentSpec
 from hfgd.errors import HfgdError, unknown
 from hfgd.losses.spec import LossSpec
-from hfgd.model.config import Builder
-from hfgd.model.spec import ModelSpec
+from hfgd.model.config import Builder, ModelSpec
 from hfgd.parse import parse_yaml, read_yaml
-from hfgd.values import Branch, Line, Spec
+from hfgd.types import Branch, Line, Spec
 
 FREE = (
     "options",

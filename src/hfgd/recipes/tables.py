@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from hfgd.data.transforms.spec import AugmentSpec
 from hfgd.losses.spec import LossSpec
-from hfgd.model.spec import GUIDANCE, NO_STOP_GRADIENT, SMP_NAMES, BackboneSpec, ModelSpec
+from hfgd.model.config import GUIDANCE, NO_STOP_GRADIENT, SMP_NAMES, BackboneSpec, ModelSpec
 from hfgd.recipes.spec import OptimSpec, Recipe, TrainSpec
 
 # The paper's two settings (§4).
@@ -75,7 +75,7 @@ SETUPS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class PaperRow:
     """A row of a table: ``name`` is 'table3/full'; ``paper`` holds its numbers by protocol."""
 
     name: str
@@ -119,16 +119,16 @@ def _row(
     backbone: BackboneSpec = RESNET50,
     setup: Setup = PASCAL,
     **more: Any,
-) -> Row:
+) -> PaperRow:
     if isinstance(paper, dict):
         known = paper
     else:
         given = paper if isinstance(paper, tuple) else (paper,)
         known = {k: v for k, v in zip(("ss", "mf"), given, strict=False) if v is not None}
-    return Row(name, what, known, setup, backbone, model, **more)
+    return PaperRow(name, what, known, setup, backbone, model, **more)
 
 
-def _table1() -> list[Row]:
+def _table1() -> list[PaperRow]:
     """Dilation against SemanticFPN under every extra encoding."""
     numbers = {
         "identity": (45.87, 47.72, 47.14),
@@ -159,7 +159,9 @@ def _table1() -> list[Row]:
     return rows
 
 
-def _hfgm_rows(table: str, encoder: str, numbers: tuple[float, float, float, float]) -> list[Row]:
+def _hfgm_rows(
+    table: str, encoder: str, numbers: tuple[float, float, float, float]
+) -> list[PaperRow]:
     """Tables 3 and 5: HFGM taken apart, on SFPN."""
     base = {"encoder": encoder, "upsampler": "sfpn"}
     settings: dict[str, tuple[str, dict[str, Any]]] = {
@@ -174,7 +176,7 @@ def _hfgm_rows(table: str, encoder: str, numbers: tuple[float, float, float, flo
     ]
 
 
-def _table4() -> list[Row]:
+def _table4() -> list[PaperRow]:
     """CAE against SA (CAR)."""
     numbers = {"sa_car": (47.18, 48.51, 50.00), "cae": (47.35, 48.76, 50.28)}
     rows = []
@@ -188,7 +190,7 @@ def _table4() -> list[Row]:
     return rows
 
 
-def _table7() -> list[Row]:
+def _table7() -> list[PaperRow]:
     """The three modules, on two backbones."""
     rows: list[tuple[str, float, str, str, dict[str, Any]]] = [
         ("identity_sfpn", 47.14, "identity", "sfpn", {}),
@@ -214,7 +216,7 @@ def _table7() -> list[Row]:
     ]
 
 
-def _table8() -> list[Row]:
+def _table8() -> list[PaperRow]:
     """HFGM on other upsamplers."""
     numbers: dict[str, tuple[str, float, float, BackboneSpec]] = {
         "u_sfpn": ("cae", 48.67, 50.76, RESNET50),
@@ -233,7 +235,7 @@ def _table8() -> list[Row]:
     return rows
 
 
-def _beyond1() -> list[Row]:
+def _beyond1() -> list[PaperRow]:
     """Ours, as Table 8: other people's upsamplers, each without and with HFGM. Nobody has run them yet.
 
     On ``identity``, for these bring what context they have along; DPT needs a ViT.
@@ -251,13 +253,13 @@ def _beyond1() -> list[Row]:
     return rows
 
 
-def _large(name: str, what: str, paper: Any, setup: str, stride: int = 4) -> Row:
+def _large(name: str, what: str, paper: Any, setup: str, stride: int = 4) -> PaperRow:
     """HFGD on ConvNeXt-L under the advanced setting."""
     model = HFGD | {"stride": stride}
     return _row(name, f"HFGD, stride {stride}, {what}", paper, model, CONVNEXT_LARGE, SETUPS[setup])
 
 
-def _scratch(name: str, paper: float, iterations: int, setup: Setup) -> Row:
+def _scratch(name: str, paper: float, iterations: int, setup: Setup) -> PaperRow:
     return _row(
         name,
         f"FCN from random weights, {iterations // 1000}K",
@@ -268,7 +270,7 @@ def _scratch(name: str, paper: float, iterations: int, setup: Setup) -> Row:
     )
 
 
-ROWS: dict[str, Row] = {
+ROWS: dict[str, PaperRow] = {
     row.name: row
     for row in (
         *_table1(),
@@ -337,7 +339,7 @@ ROWS: dict[str, Row] = {
         ),
     )
 }
-TABLES: dict[str, list[Row]] = {}
+TABLES: dict[str, list[PaperRow]] = {}
 for _each in ROWS.values():
     TABLES.setdefault(_each.table, []).append(_each)
 

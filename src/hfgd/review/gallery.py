@@ -12,15 +12,14 @@ from torch import Tensor
 from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.data.images import Pixels, read_image
 from hfgd.errors import HfgdError
-from hfgd.evaluation.page import pictures
-from hfgd.evaluation.page.page import write_page
-from hfgd.evaluation.page.sections import Gallery, Item, Layer, Sort, Table
-from hfgd.inference.labeller import Labeller
-from hfgd.inference.open import How, open_labeller
+from hfgd.evaluation.page import thumbnails
+from hfgd.evaluation.page.sections import Gallery, GalleryItem, Layer, Sort, Table
+from hfgd.evaluation.page.write_page import write_page
+from hfgd.inference.labeller import InferenceConfig, Labeller, open_labeller
 from hfgd.progress import Progress
-from hfgd.review.labels import Review
 from hfgd.review.lists import Judged
 from hfgd.review.quality import Found
+from hfgd.review.review_labels import Review
 
 PAIRS = 20  # of label and suggestion are listed
 LAYERS = [
@@ -38,7 +37,7 @@ ORDERS = [
 ]
 
 
-def review_page(review: Review, how: How, top: int, out: Path) -> Path:
+def review_page(review: Review, how: InferenceConfig, top: int, out: Path) -> Path:
     """Write ``out/review.html`` with the ``top`` images; returns it."""
     shown = review.judged.first(top)
     suspect = sum(bool(one.found.regions) for one in review.judged)
@@ -83,7 +82,7 @@ def _pairs(review: Review) -> Table:
     return Table("What is taken for what", columns, rows, colours=colours)
 
 
-def _items(review: Review, shown: Sequence[Judged], how: How) -> Iterator[Item]:
+def _items(review: Review, shown: Sequence[Judged], how: InferenceConfig) -> Iterator[GalleryItem]:
     """One image at a time; each fold's network is loaded once."""
     places = {key: place for place, key in enumerate(review.pool.keys)}
     in_folds = sorted(shown, key=lambda one: one.fold or 0)
@@ -99,7 +98,7 @@ def _items(review: Review, shown: Sequence[Judged], how: How) -> Iterator[Item]:
 
 def _item(
     labeller: Labeller, one: Judged, image: Tensor, label: Tensor, temperature: float
-) -> Item:
+) -> GalleryItem:
     def look(rows: slice, scores: Tensor) -> Tensor:
         log_p = (scores / temperature).log_softmax(-1)
         truth = label[rows].to(scores.device)
@@ -111,11 +110,11 @@ def _item(
     prediction, doubt = labeller.reduced(image, look).permute(2, 0, 1).cpu().numpy()
     found, classes = one.found, labeller.classes
     layers = {
-        "image": pictures.photo(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())),
-        "label": pictures.label_picture(label.cpu().numpy()),
-        "prediction": pictures.label_picture(prediction),
-        "suggested": pictures.label_picture(_suggested(found, one.size, classes)),
-        "doubt": pictures.heat(doubt),
+        "image": thumbnails.photo(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())),
+        "label": thumbnails.label_picture(label.cpu().numpy()),
+        "prediction": thumbnails.label_picture(prediction),
+        "suggested": thumbnails.label_picture(_suggested(found, one.size, classes)),
+        "doubt": thumbnails.heat(doubt),
     }
     suspect = Counter[str]()
     for region in found.regions:
@@ -128,9 +127,9 @@ def _item(
             f"{region.labelled} → {region.suggested}, {region.pixels:,} pixels at "
             f"({region.box[0]}, {region.box[1]}), {100 * region.confidence:.0f} % sure"
         )
-    return Item(
+    return GalleryItem(
         one.key,
-        pictures.small_size(*one.size),
+        thumbnails.small_size(*one.size),
         layers,
         {"quality": found.quality, "suspect": found.suspect},
         {classes.names.index(name): count / total for name, count in suspect.items()},
@@ -158,7 +157,7 @@ class Picked:
     score: float | None
 
 
-def next_page(picked: Sequence[Picked], by: str, run: str, how: How, out: Path) -> Path:
+def next_page(picked: Sequence[Picked], by: str, run: str, how: InferenceConfig, out: Path) -> Path:
     """Write ``out/next.html``: the chosen images with what the model says of them; returns it."""
     labeller = open_labeller(run, how)
     layers = [
@@ -170,7 +169,7 @@ def next_page(picked: Sequence[Picked], by: str, run: str, how: How, out: Path) 
     sorts = [] if by == "random" else [Sort("score", title, descending=True)]
     with Progress("drawing", len(picked)) as progress:
 
-        def items() -> Iterator[Item]:
+        def items() -> Iterator[GalleryItem]:
             for rank, one in enumerate(picked, start=1):
                 progress.update(rank)
                 try:
@@ -190,7 +189,7 @@ def next_page(picked: Sequence[Picked], by: str, run: str, how: How, out: Path) 
 
 def _candidate(
     labeller: Labeller, pixels: Pixels, key: str, rank: int, values: dict[str, float]
-) -> Item:
+) -> GalleryItem:
     def look(rows: slice, scores: Tensor) -> Tensor:
         p = scores.softmax(-1)
         two = p.topk(min(2, p.shape[-1]), -1)
@@ -201,10 +200,10 @@ def _candidate(
     prediction, doubt = labeller.reduced(image, look).permute(2, 0, 1).cpu().numpy()
     counts = np.bincount(prediction.ravel(), minlength=len(labeller.classes)) / prediction.size
     layers = {
-        "image": pictures.photo(pixels),
-        "prediction": pictures.label_picture(prediction),
-        "doubt": pictures.heat(doubt),
+        "image": thumbnails.photo(pixels),
+        "prediction": thumbnails.label_picture(prediction),
+        "doubt": thumbnails.heat(doubt),
     }
     shares = {int(i): float(counts[i]) for i in np.flatnonzero(counts)}
-    size = pictures.small_size(*pixels.shape[:2])
-    return Item(key, size, layers, values, shares, (), {"rank": str(rank)})
+    size = thumbnails.small_size(*pixels.shape[:2])
+    return GalleryItem(key, size, layers, values, shares, (), {"rank": str(rank)})

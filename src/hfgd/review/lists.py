@@ -15,9 +15,9 @@ import numpy as np
 
 from hfgd.data.classes import ClassSet
 from hfgd.files import write_text
-from hfgd.geometry import Size
-from hfgd.review.quality import Found, Region, runs_of
+from hfgd.review.quality import Found, SuspectRegion, runs_of
 from hfgd.text import csv_text
+from hfgd.types import Size
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def coco(judged: Sequence[Judged], classes: ClassSet) -> dict[str, Any]:
     }
 
 
-def whole_runs(region: Region, size: Size) -> list[int]:
+def whole_runs(region: SuspectRegion, size: Size) -> list[int]:
     """COCO's runs of a region: down the columns of the whole image, zeros first."""
     left, top, width, height = region.box
     columns = np.zeros((width, size[0]), dtype=bool)
@@ -116,7 +116,7 @@ def label_studio(judged: Sequence[Judged]) -> list[dict[str, Any]]:
     ]
 
 
-def _rectangle(region: Region, size: Size, number: int) -> dict[str, Any]:
+def _rectangle(region: SuspectRegion, size: Size, number: int) -> dict[str, Any]:
     height, width = size
     left, top, across, down = region.box
     return {

@@ -29,7 +29,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Region:
+class SuspectRegion:
     """Connected pixels that the model is sure are ``suggested``, labelled mostly as ``labelled``.
 
     ``confidence``: its mean probability. ``box``: left, top, width, height in pixels. ``runs``: the
@@ -63,7 +63,7 @@ class Found:
     loss: float | None
     mean: float | None
     suspect: float
-    regions: tuple[Region, ...]
+    regions: tuple[SuspectRegion, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -73,14 +73,14 @@ class Found:
     def of(cls, row: dict[str, Any]) -> "Found":
         """From plain values."""
         regions = tuple(
-            Region(**{**region, "box": tuple(region["box"]), "runs": tuple(region["runs"])})
+            SuspectRegion(**{**region, "box": tuple(region["box"]), "runs": tuple(region["runs"])})
             for region in row["regions"]
         )
         return cls(row["quality"], row["loss"], row["mean"], row["suspect"], regions)
 
 
 @dataclass(frozen=True)
-class Terms:
+class QualityTerms:
     """When a model is sure, which regions are too small, and the temperature of its confidence."""
 
     sure: float = SURE
@@ -88,7 +88,7 @@ class Terms:
     temperature: float = 1.0
 
 
-def judge(labeller: Labeller, image: Tensor, label: Tensor, terms: Terms) -> Found:
+def judge(labeller: Labeller, image: Tensor, label: Tensor, terms: QualityTerms) -> Found:
     """What the labeller thinks of the label (H, W) of an image (3, H, W) uint8."""
     sums = Sums(label, terms)
     maps = labeller.reduced(image, sums.add).cpu().numpy()
@@ -98,7 +98,7 @@ def judge(labeller: Labeller, image: Tensor, label: Tensor, terms: Terms) -> Fou
 class Sums:
     """Sums over the labelled pixels of an image while its scores pass."""
 
-    def __init__(self, label: Tensor, terms: Terms) -> None:
+    def __init__(self, label: Tensor, terms: QualityTerms) -> None:
         self.label, self.terms = label, terms
         self._sums = torch.zeros(5, dtype=torch.float64)  # pixels, loss, p, p·weight, weight
 
@@ -136,13 +136,13 @@ class Sums:
 
 def find_regions(
     sure_of: Pixels, confidence: Pixels, label: Pixels, classes: ClassSet, smallest: int
-) -> tuple[Region, ...]:
+) -> tuple[SuspectRegion, ...]:
     """Connected pixels of one class of ``sure_of`` (255: none), the largest ones first.
 
     Those of fewer than ``smallest`` pixels, and those nowhere three pixels wide, are left out: the
     border between two classes is drawn a little differently by everybody.
     """
-    found: list[Region] = []
+    found: list[SuspectRegion] = []
     for index in np.unique(sure_of):
         if index == IGNORE:
             continue
@@ -166,11 +166,11 @@ def _region(
     confidence: Pixels,
     label: Pixels,
     classes: ClassSet,
-) -> Region:
+) -> SuspectRegion:
     labelled = int(np.bincount(label[place][inside]).argmax())
     rows, columns = place
     box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-    return Region(
+    return SuspectRegion(
         classes.names[labelled],
         classes.names[index],
         int(inside.sum()),

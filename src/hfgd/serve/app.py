@@ -9,11 +9,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client import generate_latest as metrics_text
 
 from hfgd import __version__
-from hfgd.geometry import Size
 from hfgd.serve.access import Access, Guard
 from hfgd.serve.limits import Limits, Refused
 from hfgd.serve.page import docs_page, service_page
 from hfgd.serve.service import OVERLAY, Labels, Service
+from hfgd.types import Size
 
 
 def make_app(

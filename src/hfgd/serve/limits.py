@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from hfgd.data.images import Pixels, open_image, read_image
 from hfgd.errors import HfgdError
-from hfgd.geometry import Size
+from hfgd.types import Size
 
 DECODING = 32  # bytes a pixel that reading a file, drawing its overlay and writing it take at most
 T = TypeVar("T")

@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from hfgd.errors import HfgdError
-from hfgd.parallel.lifetime import end_with_parent
+from hfgd.parallel.launch import end_with_parent
 from hfgd.progress import say
 from hfgd.serve.access import Access
 from hfgd.serve.app import make_app
@@ -40,12 +40,12 @@ class Serving:
 
 def opened(serving: Serving) -> FastAPI:
     """The application of a run folder, a model folder or an exported file."""
-    from hfgd.inference.exported import FileLabeller
-    from hfgd.inference.open import How, open_labeller, origin
+    from hfgd.inference.file_labeller import FileLabeller
+    from hfgd.inference.labeller import InferenceConfig, open_labeller, origin
 
     warnings.filterwarnings("ignore", module=r"PIL\.")  # strangers fill no log
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-    how = How(device=serving.device, precision="auto", code=serving.code)
+    how = InferenceConfig(device=serving.device, precision="auto", code=serving.code)
     labeller = open_labeller(serving.model, how)
     memory, grid, only = labeller.memory(), labeller.grid, None
     if isinstance(labeller, FileLabeller):

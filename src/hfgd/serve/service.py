@@ -18,12 +18,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from hfgd.data.classes import ClassSet
-from hfgd.data.draw import Prediction
 from hfgd.data.images import Pixels
+from hfgd.data.prediction import Prediction
 from hfgd.errors import HfgdError
-from hfgd.geometry import Size
 from hfgd.progress import say
 from hfgd.serve.limits import DECODING, Limits, Memory, Refused, decoded, measured
+from hfgd.types import Size
 
 OVERLAY = "image/png;profile=overlay"
 QUIET = 5.0  # seconds without a byte of a body after which it is given up

@@ -20,37 +20,43 @@ from lightning.pytorch.strategies import DDPStrategy
 from hfgd.checkpoint import is_by_hand
 from hfgd.data.dataset import SegDataset, sample_of
 from hfgd.data.findings import refuse_one_class
-from hfgd.data.loader import EvalBatches, TrainBatches, TrainStream, count_workers
+from hfgd.data.loader import (
+    Counts,
+    EvalBatches,
+    TrainBatches,
+    TrainStream,
+    class_counts,
+    count_workers,
+    needs_counts,
+    read_counts,
+    write_counts,
+)
 from hfgd.data.open import open_dataset
-from hfgd.data.sampling import Counts, class_counts, needs_counts, read_counts, write_counts
 from hfgd.data.transforms.pipeline import Augment
 from hfgd.errors import HfgdError
-from hfgd.evaluation.evaluate import evaluate
-from hfgd.evaluation.pictures import draw_scores, label_panels
-from hfgd.evaluation.plots import curves
+from hfgd.evaluation.page.gallery import GALLERY, Shown
+from hfgd.evaluation.page.report_page import report_page
+from hfgd.evaluation.page.thumbnails import Thumbnails, pictures_in
+from hfgd.evaluation.plots import curves, draw_scores, label_panels
 from hfgd.evaluation.report import Report
-from hfgd.evaluation.report_gallery import GALLERY, Shown
-from hfgd.evaluation.report_page import report_page
 from hfgd.evaluation.scores import Scores
-from hfgd.evaluation.thumbnails import Thumbnails, pictures_in
-from hfgd.inference.networks import NetworkLabeller
+from hfgd.evaluation.scoring import evaluate
+from hfgd.inference.torch_labeller import NetworkLabeller
 from hfgd.losses.spec import check_class_weights
-from hfgd.model.backbones.timm_net import without_weights
+from hfgd.model.backbones.timm_pyramid import without_weights
 from hfgd.model.build import build, find_builder
 from hfgd.model.config import ModelConfig
 from hfgd.model.network import Network, check_forward
 from hfgd.parallel.device import own_gpu, pick_device, use_fast_matmuls
-from hfgd.parallel.rank import is_main, launched
+from hfgd.parallel.launch import is_main, launched
 from hfgd.progress import Progress, format_duration, say
 from hfgd.recipes.spec import Recipe, TrainSpec
-from hfgd.training.callbacks import Average, Checkpoints, Logs, Validation
-from hfgd.training.failures import explained, read_iteration
+from hfgd.training.callbacks import Average, Checkpoints, Logs, Profile, Validation
+from hfgd.training.failures import Interrupted, Stop, Terminated, explained, read_iteration
 from hfgd.training.finetune import start_from
 from hfgd.training.module import LitSegmenter, seen_by_norms, with_synchronised_norms
-from hfgd.training.profile import Profile
 from hfgd.training.run_folder import RunFolder
-from hfgd.training.stop import Interrupted, Stop, Terminated
-from hfgd.values import Precision
+from hfgd.types import Precision
 
 PRECISIONS: dict[str, Precision] = {"32-true": "fp32", "bf16-mixed": "bf16", "16-mixed": "fp16"}
 
@@ -90,7 +96,7 @@ def fit(
     if recipe is None:
         raise HfgdError("a new run needs a recipe; 'hfgd recipes' lists the named ones.")
     start = read_iteration(folder.state) if resume else 0
-    job = Job(recipe, folder, *(data or _open(recipe)), start, code)
+    job = TrainingJob(recipe, folder, *(data or _open(recipe)), start, code)
     network = job.prepare(network)
     began = time.monotonic()
     with pictures_in(out) as pictures:
@@ -134,7 +140,7 @@ def _open(recipe: Recipe) -> tuple[SegDataset, SegDataset]:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """One run: what it is, where it goes, its data, and the iteration it goes on from."""
 
     recipe: Recipe

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from hfgd.data.dataset import Batch
 from hfgd.errors import HfgdError, TrainingStopped
 from hfgd.losses.terms import loss_terms
-from hfgd.model.network import Network, in_channels_last
-from hfgd.model.output import check_output
+from hfgd.model.network import Network, check_output, in_channels_last
 from hfgd.parallel.processes import summed
 from hfgd.recipes.spec import Recipe, TrainSpec
 from hfgd.training.optim import make_optimiser, poly_schedule, rate_scales

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from hfgd.errors import HfgdError
+from hfgd.model.config import BackboneSpec
 from hfgd.model.network import Network
 from hfgd.model.segmenter import Segmenter
-from hfgd.model.spec import BackboneSpec
 from hfgd.recipes.spec import OptimSpec, Recipe
 
 # tables of positions and tokens, by the last part of a parameter's name; timm lists most, not all

@@ -13,7 +13,7 @@ import torch
 from hfgd import __version__
 from hfgd.errors import HfgdError
 from hfgd.files import write_text
-from hfgd.parallel.rank import is_main, launched
+from hfgd.parallel.launch import is_main, launched
 from hfgd.recipes.spec import Recipe, check_recipe, first_difference, read_recipe_yaml
 
 

@@ -1,6 +1,6 @@
 """What annotation tools write: one reader a file. A new one is its file and one line in ``FORMATS``."""
 
-from hfgd.data.formats.base import Annotated, Annotations, Format
+from hfgd.data.formats.base import Annotated, AnnotationFormat, Annotations
 from hfgd.data.formats.coco import COCO
 from hfgd.data.formats.coco_panoptic import COCO_PANOPTIC
 from hfgd.data.formats.cvat import CVAT
@@ -16,7 +16,7 @@ from hfgd.data.formats.ultralytics import ULTRALYTICS
 from hfgd.data.formats.voc import VOC
 from hfgd.errors import HfgdError, unknown
 
-FORMATS: dict[str, Format] = {
+FORMATS: dict[str, AnnotationFormat] = {
     format.name: format
     for format in (
         COCO,
@@ -36,7 +36,7 @@ FORMATS: dict[str, Format] = {
 AUTO = "auto"
 
 
-def find_format(name: str, tree: Tree) -> tuple[Format, str]:
+def find_format(name: str, tree: Tree) -> tuple[AnnotationFormat, str]:
     """The format of that name, or with 'auto' the one that fits, and why it was taken.
 
     Raises HfgdError where none fits, or more than one.
@@ -70,4 +70,4 @@ def _refuse_own(tree: Tree) -> None:
         )
 
 
-__all__ = ["AUTO", "FORMATS", "Annotated", "Annotations", "Format", "Tree", "find_format"]
+__all__ = ["AUTO", "FORMATS", "Annotated", "AnnotationFormat", "Annotations", "Tree", "find_format"]

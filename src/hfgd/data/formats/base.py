@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hfgd.data.archive import Source
-from hfgd.data.classes import IGNORE, Rgb
+from hfgd.data.classes import IGNORE, LabelMap, Rgb
 from hfgd.data.formats.regions import Region
 from hfgd.data.images import Pixels
-from hfgd.data.label_map import LabelMap
 from hfgd.errors import HfgdError
 from hfgd.text import counted
 
@@ -68,7 +67,7 @@ class Annotations:
     notes: list[str] = field(default_factory=list)
 
 
-class Format(NamedTuple):
+class AnnotationFormat(NamedTuple):
     """A way in: ``sniff`` says why files look like this format, or None; ``read`` reads them."""
 
     name: str
@@ -177,8 +176,8 @@ __all__ = [
     "MOST_CLASSES",
     "UNLABELLED",
     "Annotated",
+    "AnnotationFormat",
     "Annotations",
-    "Format",
     "Shape",
     "class_names",
     "counted",

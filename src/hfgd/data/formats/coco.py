@@ -12,8 +12,8 @@ from typing import Any
 from hfgd.data.classes import Rgb
 from hfgd.data.formats.base import (
     Annotated,
+    AnnotationFormat,
     Annotations,
-    Format,
     Shape,
     class_names,
     counted,
@@ -235,4 +235,4 @@ def _chosen(tree: Tree) -> list[str]:
     return instances or files
 
 
-COCO = Format("coco", "COCO JSON: polygons, RLE, crowds", sniff, read)
+COCO = AnnotationFormat("coco", "COCO JSON: polygons, RLE, crowds", sniff, read)

@@ -15,8 +15,8 @@ from hfgd.data.archive import Source
 from hfgd.data.formats.base import (
     UNLABELLED,
     Annotated,
+    AnnotationFormat,
     Annotations,
-    Format,
     counted,
     size_of,
     take,
@@ -131,4 +131,4 @@ def _files(tree: Tree) -> list[str]:
     return found
 
 
-COCO_PANOPTIC = Format("coco_panoptic", "COCO panoptic: PNG and JSON", sniff, read)
+COCO_PANOPTIC = AnnotationFormat("coco_panoptic", "COCO panoptic: PNG and JSON", sniff, read)

@@ -5,18 +5,17 @@ gives the background's colour to pixels that nobody labelled, and shows images u
 """
 
 from hfgd.data.archive import Source
-from hfgd.data.classes import Rgb
+from hfgd.data.classes import LabelMap, Rgb
 from hfgd.data.formats.base import (
     UNLABELLED,
+    AnnotationFormat,
     Annotations,
-    Format,
     class_names,
     read_ids,
 )
 from hfgd.data.formats.tree import Tree
 from hfgd.data.formats.voc import find_masks, pair_masks
 from hfgd.data.images import Pixels, read_header
-from hfgd.data.label_map import LabelMap
 from hfgd.errors import HfgdError
 
 BACKGROUND = "background"
@@ -84,4 +83,6 @@ def _packed(colour: Rgb) -> int:
     return colour[0] << 16 | colour[1] << 8 | colour[2]
 
 
-CVAT = Format("cvat", "CVAT segmentation mask 1.1: labelmap.txt, SegmentationClass", sniff, read)
+CVAT = AnnotationFormat(
+    "cvat", "CVAT segmentation mask 1.1: labelmap.txt, SegmentationClass", sniff, read
+)

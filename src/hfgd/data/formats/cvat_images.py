@@ -15,8 +15,8 @@ import numpy as np
 from hfgd.data.classes import Rgb
 from hfgd.data.formats.base import (
     Annotated,
+    AnnotationFormat,
     Annotations,
-    Format,
     Shape,
     class_names,
     counted,
@@ -24,9 +24,8 @@ from hfgd.data.formats.base import (
     size_of,
     whole,
 )
-from hfgd.data.formats.regions import Ellipse, Patch, Polygons, Region, refuse_large
+from hfgd.data.formats.regions import Ellipse, Mask, Patch, Polygons, Region, refuse_large
 from hfgd.data.formats.tree import Tree, split_of_word, without_suffix
-from hfgd.data.rle import Mask
 from hfgd.errors import HfgdError
 from hfgd.parse import parse_xml
 
@@ -198,4 +197,4 @@ def _files(tree: Tree) -> list[str]:
     return found
 
 
-CVAT_IMAGES = Format("cvat_images", "CVAT for images 1.1: annotations.xml", sniff, read)
+CVAT_IMAGES = AnnotationFormat("cvat_images", "CVAT for images 1.1: annotations.xml", sniff, read)

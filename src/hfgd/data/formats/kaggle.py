@@ -16,8 +16,8 @@ from scipy import ndimage
 from hfgd.data.archive import Source
 from hfgd.data.formats.base import (
     Annotated,
+    AnnotationFormat,
     Annotations,
-    Format,
     Shape,
     class_names,
     counted,
@@ -238,4 +238,4 @@ def _numbers_first(name: str) -> tuple[int, str]:
     return (int(digits), "") if digits.isdecimal() and len(digits) < 10 else (1 << 31, name)
 
 
-KAGGLE = Format("kaggle", "Kaggle run-length csv: EncodedPixels", sniff, read)
+KAGGLE = AnnotationFormat("kaggle", "Kaggle run-length csv: EncodedPixels", sniff, read)

@@ -20,8 +20,8 @@ from hfgd.data.formats.base import (
     IGNORED,
     UNLABELLED,
     Annotated,
+    AnnotationFormat,
     Annotations,
-    Format,
     Shape,
     class_names,
     counted,
@@ -30,10 +30,9 @@ from hfgd.data.formats.base import (
     size_of,
     take,
 )
-from hfgd.data.formats.regions import Ellipse, Patch, Polygons, Region, box, refuse_large
+from hfgd.data.formats.regions import Ellipse, Mask, Patch, Polygons, Region, box, refuse_large
 from hfgd.data.formats.tree import Tree, split_of_folders, without_suffix
 from hfgd.data.images import BROKEN, open_image
-from hfgd.data.rle import Mask
 from hfgd.errors import HfgdError
 
 BACKGROUND = "_background_"
@@ -196,4 +195,6 @@ def _is_labelme(data: Any) -> bool:
     return isinstance(data, dict) and isinstance(data.get("shapes"), list) and "imagePath" in data
 
 
-LABELME = Format("labelme", "LabelMe JSON: polygons, rectangles, circles, masks", sniff, read)
+LABELME = AnnotationFormat(
+    "labelme", "LabelMe JSON: polygons, rectangles, circles, masks", sniff, read
+)

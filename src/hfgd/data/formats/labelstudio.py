@@ -18,8 +18,8 @@ import numpy as np
 
 from hfgd.data.formats.base import (
     Annotated,
+    AnnotationFormat,
     Annotations,
-    Format,
     Shape,
     class_names,
     counted,
@@ -29,10 +29,9 @@ from hfgd.data.formats.base import (
     size_of,
     take,
 )
-from hfgd.data.formats.regions import Ellipse, Patch, Polygons, Region
+from hfgd.data.formats.regions import Ellipse, Mask, Patch, Polygons, Region
 from hfgd.data.formats.tree import Tree, without_suffix
 from hfgd.data.images import IMAGE_SUFFIXES
-from hfgd.data.rle import Mask
 from hfgd.errors import HfgdError
 
 LABELS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels")
@@ -266,4 +265,6 @@ def _files(tree: Tree) -> list[str]:
     return found
 
 
-LABELSTUDIO = Format("labelstudio", "Label Studio JSON: brushes, polygons, boxes", sniff, read)
+LABELSTUDIO = AnnotationFormat(
+    "labelstudio", "Label Studio JSON: brushes, polygons, boxes", sniff, read
+)

@@ -12,18 +12,18 @@ from types import ModuleType
 from typing import Any
 
 from hfgd.data.archive import Packed, opened
+from hfgd.data.classes import LabelMap
 from hfgd.data.formats.base import (
     IGNORE,
     UNLABELLED,
     Annotated,
+    AnnotationFormat,
     Annotations,
-    Format,
     class_names,
     read_ids,
     whole,
 )
 from hfgd.data.formats.tree import Tree, split_of_file, without_suffix
-from hfgd.data.label_map import LabelMap
 from hfgd.errors import HfgdError
 
 IMAGES = ("image", "pixel_values", "img")
@@ -174,4 +174,6 @@ def _pyarrow() -> ModuleType:
     return module
 
 
-PARQUET = Format("parquet", "Hugging Face parquet: images and labels as bytes", sniff, read)
+PARQUET = AnnotationFormat(
+    "parquet", "Hugging Face parquet: images and labels as bytes", sniff, read
+)

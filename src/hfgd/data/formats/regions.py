@@ -1,8 +1,6 @@
-"""What annotation tools draw, as masks: the one rasteriser of every format.
+"""COCO's run-length encoding of masks, with its lengths checked.
 
-Coordinates are in pixels, x to the right and y down, (0, 0) at the corner of the first pixel, whose
-centre is (0.5, 0.5). Polygons follow COCO's rule for all formats (pycocotools), so that two which
-share an edge neither overlap nor leave a gap; PIL's polygon would count the outline to both.
+pycocotools reads the same, but gives a mask of left-over memory where the runs are too few.
 """
 
 import math
@@ -12,9 +10,55 @@ from types import ModuleType
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from hfgd.data.rle import Mask, decode_mask
 from hfgd.errors import HfgdError
+
+Mask = npt.NDArray[np.bool_]
+
+
+def decode_mask(mask: dict[str, Any]) -> Mask:
+    """COCO's run-length encoding → bool (H, W): runs down the columns, zeros first.
+
+    ``counts`` are plain numbers, or COCO's text: five bits a character, each run after the third
+    as the difference to the one before the last. Raises HfgdError where they are damaged.
+    """
+    height, width = mask["size"]
+    counts = mask["counts"]
+    if isinstance(counts, str | bytes):
+        counts = _runs(counts if isinstance(counts, bytes) else counts.encode())
+    if any(count < 0 for count in counts):
+        raise HfgdError("a run-length mask has a negative run.")
+    total = sum(counts)
+    if total != height * width:
+        raise HfgdError(f"a run-length mask covers {total} pixels instead of {height * width}.")
+    flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    return flat.reshape((height, width), order="F")
+
+
+def _runs(text: bytes) -> list[int]:
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = character - 48
+        if not 0 <= bits < 64:
+            raise HfgdError(f"a run-length mask holds the character {bytes([character])!r}.")
+        if shift > 60:
+            raise HfgdError("a run-length mask holds a number that no image reaches.")
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if not bits & 0x20:  # the last character of this number; bit 4 is its sign
+            if bits & 0x10:
+                value -= 1 << shift
+            runs.append(value + runs[-2] if len(runs) > 2 else value)
+            value = shift = 0
+    if shift:
+        raise HfgdError("a run-length mask ends within a number.")
+    return runs
+
+
+# ---- regions -------------------------------------------------------------------------------------
+
 
 Ring = Sequence[float]  # x, y, x, y, …
 FAR = 4.0  # a point further outside than this many sizes of the image is a mistake

@@ -8,19 +8,19 @@ import csv
 import posixpath
 from functools import partial
 
+from hfgd.data.classes import LabelMap
 from hfgd.data.formats.base import (
     IGNORE,
     UNLABELLED,
     Annotated,
+    AnnotationFormat,
     Annotations,
-    Format,
     class_names,
     counted,
     read_ids,
     whole,
 )
 from hfgd.data.formats.tree import Tree, split_of_folders
-from hfgd.data.label_map import LabelMap
 from hfgd.errors import HfgdError
 
 TABLE, END = "_classes.csv", "_mask.png"
@@ -90,4 +90,4 @@ def parse_table(text: str, place: str) -> dict[int, str]:
     return values
 
 
-ROBOFLOW = Format("roboflow", "Roboflow PNG masks with _classes.csv", sniff, read)
+ROBOFLOW = AnnotationFormat("roboflow", "Roboflow PNG masks with _classes.csv", sniff, read)

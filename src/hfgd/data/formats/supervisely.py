@@ -18,8 +18,8 @@ import numpy as np
 from hfgd.data.classes import Rgb
 from hfgd.data.formats.base import (
     Annotated,
+    AnnotationFormat,
     Annotations,
-    Format,
     Shape,
     class_names,
     counted,
@@ -29,10 +29,9 @@ from hfgd.data.formats.base import (
     take,
     whole,
 )
-from hfgd.data.formats.regions import Patch, Polygons, Region, box, refuse_large
+from hfgd.data.formats.regions import Mask, Patch, Polygons, Region, box, refuse_large
 from hfgd.data.formats.tree import Tree, split_of_folders, without_suffix
 from hfgd.data.images import BROKEN, IMAGE_SUFFIXES, open_image
-from hfgd.data.rle import Mask
 from hfgd.errors import HfgdError
 
 WITHOUT_AREA = ("point", "line", "polyline", "graph", "cuboid", "cuboid_2d")
@@ -168,4 +167,4 @@ def _annotations(tree: Tree) -> list[str]:
     return tree.find(r"ann/[^/]+\.json")
 
 
-SUPERVISELY = Format("supervisely", "Supervisely JSON: polygons, bitmaps", sniff, read)
+SUPERVISELY = AnnotationFormat("supervisely", "Supervisely JSON: polygons, bitmaps", sniff, read)

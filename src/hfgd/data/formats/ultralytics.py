@@ -9,12 +9,12 @@ import posixpath
 from functools import partial
 from typing import Any
 
-from hfgd.data.classes import refuse_misread
+from hfgd.data.classes import LabelMap, refuse_misread
 from hfgd.data.formats.base import (
     IGNORE,
     Annotated,
+    AnnotationFormat,
     Annotations,
-    Format,
     Shape,
     class_names,
     counted,
@@ -25,7 +25,6 @@ from hfgd.data.formats.base import (
 )
 from hfgd.data.formats.regions import Polygons
 from hfgd.data.formats.tree import Tree, clean
-from hfgd.data.label_map import LabelMap
 from hfgd.errors import HfgdError
 
 SPLITS = ("train", "val", "test")
@@ -230,4 +229,6 @@ def _files(tree: Tree) -> list[str]:
     return found
 
 
-ULTRALYTICS = Format("ultralytics", "Ultralytics yaml: PNG masks or YOLO polygons", sniff, read)
+ULTRALYTICS = AnnotationFormat(
+    "ultralytics", "Ultralytics yaml: PNG masks or YOLO polygons", sniff, read
+)

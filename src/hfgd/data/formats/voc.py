@@ -11,14 +11,14 @@ from functools import partial
 import numpy as np
 
 from hfgd.data.archive import Source, composed
-from hfgd.data.classes import voc_colour
+from hfgd.data.classes import LabelMap, voc_colour
 from hfgd.data.formats.base import (
     IGNORE,
     IGNORED,
     UNLABELLED,
     Annotated,
+    AnnotationFormat,
     Annotations,
-    Format,
     class_names,
     counted,
     read_ids,
@@ -26,7 +26,6 @@ from hfgd.data.formats.base import (
 from hfgd.data.formats.tree import Tree, clean, split_of_word
 from hfgd.data.images import Pixels, read_header
 from hfgd.data.label_files import read_label
-from hfgd.data.label_map import LabelMap
 from hfgd.errors import HfgdError
 
 CLASSES = (
@@ -173,4 +172,4 @@ def _packed(colour: tuple[int, int, int]) -> int:
     return colour[0] << 16 | colour[1] << 8 | colour[2]
 
 
-VOC = Format("voc", "VOC label images: SegmentationClass", sniff, read)
+VOC = AnnotationFormat("voc", "VOC label images: SegmentationClass", sniff, read)

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hfgd.data.archive import Source, list_files, opened
-from hfgd.data.classes import IGNORE, ClassSet
-from hfgd.data.label_map import LabelMap
+from hfgd.data.classes import IGNORE, ClassSet, LabelMap
 from hfgd.errors import HfgdError
 
 TRAIN_IDS = r"_labelTrainIds\.png"  # the suffix of labels that MMSegmentation's converters write

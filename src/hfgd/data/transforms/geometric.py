@@ -9,8 +9,7 @@ from torch import Tensor
 
 from hfgd.data.classes import IGNORE
 from hfgd.data.dataset import Sample
-from hfgd.data.transforms.spec import AugmentSpec
-from hfgd.data.transforms.streams import Rng
+from hfgd.data.transforms.spec import AugmentSpec, Rng
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from hfgd.data.dataset import Sample
-from hfgd.data.transforms.spec import AugmentSpec
-from hfgd.data.transforms.streams import Rng
+from hfgd.data.transforms.spec import AugmentSpec, Rng
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,22 @@ from torch import Tensor
 
 from hfgd.data.classes import IGNORE
 from hfgd.data.dataset import Sample
-from hfgd.data.transforms import streams
-from hfgd.data.transforms.colours import ChannelShuffle, Colours, Gamma, Grey
+from hfgd.data.transforms import spec as streams
 from hfgd.data.transforms.geometric import Perspective, Rotation
-from hfgd.data.transforms.quality import Blur, Jpeg, Noise, to_bytes
-from hfgd.data.transforms.spec import AugmentSpec
-from hfgd.data.transforms.streams import Rng, stream
+from hfgd.data.transforms.photometric import (
+    Blur,
+    ChannelShuffle,
+    Colours,
+    Gamma,
+    Grey,
+    Jpeg,
+    Noise,
+    to_bytes,
+)
+from hfgd.data.transforms.spec import AugmentSpec, Rng, stream
 from hfgd.errors import HfgdError
-from hfgd.geometry import Grid, Size
 from hfgd.resample import resize_labels, resize_window
+from hfgd.types import Grid, Size
 
 # in the order in which they apply: the key of a recipe, its stream, the operation
 WHOLE = {

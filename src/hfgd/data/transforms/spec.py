@@ -2,9 +2,10 @@
 
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from hfgd.geometry import Size
+from hfgd.types import Size
 
 
 class AugmentSpec(BaseModel):
@@ -47,3 +48,24 @@ class AugmentSpec(BaseModel):
     copy_paste: tuple[str, ...] = ()
     rare_class_sampling: float = Field(0.0, ge=0, le=1)
     rare_class_temperature: float = Field(0.1, gt=0)
+
+
+# ---- random streams ------------------------------------------------------------------------------
+
+
+Rng = np.random.Generator
+
+# the number of an operation's stream; a number is never given to another operation, nor changed
+ROTATION, PERSPECTIVE = 1, 2
+GAMMA, GREY, CHANNEL_SHUFFLE, BLUR, NOISE, JPEG = 10, 11, 12, 13, 14, 15
+CROP, RARE, COPY_PASTE, CUTMIX = 20, 21, 22, 23
+PARTNER = 100  # added to the number of the operation that a second image is made for
+
+
+def stream(rng: Rng, number: int) -> Rng:
+    """The stream ``number`` beside ``rng``: it depends on what ``rng`` was made of, not on what was
+    drawn from it, and leaves it as it is."""
+    origin = rng.bit_generator.seed_seq
+    assert isinstance(origin, np.random.SeedSequence)
+    key = (*origin.spawn_key, number)
+    return np.random.default_rng(np.random.SeedSequence(origin.entropy, spawn_key=key))

@@ -117,7 +117,7 @@ class Sort:
 
 
 @dataclass(frozen=True)
-class Item:
+class GalleryItem:
     """One image of a gallery.
 
     ``size``: height and width of its pictures. ``layers``: a layer's key → its picture as
@@ -146,7 +146,7 @@ class Gallery:
     title: str
     classes: ClassSet
     layers: Sequence[Layer]
-    items: Iterable[Item]
+    items: Iterable[GalleryItem]
     sorts: Sequence[Sort] = ()
     models: Sequence[str] = ()
     note: str = ""

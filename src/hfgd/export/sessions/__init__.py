@@ -17,7 +17,7 @@ from hfgd.export.sessions.onnx import OnnxSession
 from hfgd.export.sessions.openvino import OpenvinoSession
 from hfgd.export.sessions.pt2 import Pt2Session
 from hfgd.hub import is_hub
-from hfgd.values import Precision
+from hfgd.types import Precision
 
 SESSIONS: dict[str, type[Session]] = {
     ".onnx": OnnxSession,

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from hfgd.errors import HfgdError
-from hfgd.values import Precision
+from hfgd.types import Precision
 
 
 class Session(Protocol):

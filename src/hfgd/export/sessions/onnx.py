@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from hfgd.export.sessions.base import missing, only_fp32, unreadable
 from hfgd.progress import say
-from hfgd.values import Precision
+from hfgd.types import Precision
 
 CPU, GPU = "CPUExecutionProvider", "CUDAExecutionProvider"
 

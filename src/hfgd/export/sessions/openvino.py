@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from hfgd.errors import HfgdError
 from hfgd.export.sessions.base import missing, unreadable
-from hfgd.values import Precision
+from hfgd.types import Precision
 
 INFO = "hfgd"  # the properties' place in the model's runtime information
 

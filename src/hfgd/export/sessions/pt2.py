@@ -12,7 +12,7 @@ from hfgd.data.archive import BROKEN_ZIP, read_bounded
 from hfgd.errors import HfgdError
 from hfgd.export.sessions.base import missing, only_fp32, unreadable
 from hfgd.parse import parse_json
-from hfgd.values import Precision
+from hfgd.types import Precision
 
 FACTS = "extra/hfgd.json"  # below the package's own top folder
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hfgd.errors import HfgdError
-from hfgd.geometry import COARSEST, Frame, Grid, Size
 from hfgd.model.network import place_of
+from hfgd.types import COARSEST, Frame, Grid, Size
 
 Colour = tuple[float, float, float]
 

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hfgd.errors import HfgdError
-from hfgd.geometry import COARSEST, Grid
 from hfgd.model.backbones.base import Backbone, Colour
-from hfgd.model.backbones.timm_net import checkpoint_activations, make_net
+from hfgd.model.backbones.timm_pyramid import checkpoint_activations, make_net
+from hfgd.types import COARSEST, Grid
 
 VITS = ("vision_transformer", "deit", "eva")  # timm's files of ViTs whose positions are resampled
 FIXED = ("beit", "vision_transformer_relpos", "vision_transformer_hybrid", "vision_transformer_sam")

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from torch import nn
 
 from hfgd.model.encoders.aspp import ASPP
-from hfgd.model.encoders.base import Encoded, EncoderSite
 from hfgd.model.encoders.cae import CAE
 from hfgd.model.encoders.identity import Identity
 from hfgd.model.encoders.ocr import OCR
 from hfgd.model.encoders.ppm import PPM
 from hfgd.model.encoders.sa import SA, SACAR
+from hfgd.model.parts import Encoded, EncoderSite
 
 ENCODERS: dict[str, Callable[[EncoderSite], nn.Module]] = {
     "identity": lambda site: Identity(site.in_width, site.width),

@@ -7,9 +7,9 @@ The rates are (3, 6, 9) at stride 32 and grow as the stride shrinks: 12, 24, 36 
 import torch
 from torch import Tensor, nn
 
-from hfgd.geometry import COARSEST
 from hfgd.model.blocks import ConvBnRelu, PooledConvBnRelu
-from hfgd.model.encoders.base import Encoded
+from hfgd.model.parts import Encoded
+from hfgd.types import COARSEST
 
 RATES = (3, 6, 9)  # at stride 32
 

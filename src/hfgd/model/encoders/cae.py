@@ -8,7 +8,7 @@ and ReLU, CAR acts on a linear layer of its own, the trailing convolution is 1×
 from torch import Tensor, nn
 
 from hfgd.model.blocks import ConvBnRelu, SelfAttention
-from hfgd.model.encoders.base import Encoded
+from hfgd.model.parts import Encoded
 
 
 class CAE(nn.Module):

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from hfgd.model.blocks import ConvBnRelu
-from hfgd.model.encoders.base import Encoded
+from hfgd.model.parts import Encoded
 
 
 class Identity(nn.Module):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hfgd.model.blocks import ConvBnRelu
-from hfgd.model.encoders.base import Encoded
+from hfgd.model.parts import Encoded
 
 
 class OCR(nn.Module):

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hfgd.geometry import Grid
 from hfgd.model.blocks import ConvBnRelu, PooledConvBnRelu
-from hfgd.model.encoders.base import Encoded
+from hfgd.model.parts import Encoded
 from hfgd.resample import resize
+from hfgd.types import Grid
 
 BINS = (1, 2, 3, 6)
 

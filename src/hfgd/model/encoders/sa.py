@@ -8,7 +8,7 @@ replaces the trailing 3×3 convolution, so that neighbours are not mixed after r
 from torch import Tensor, nn
 
 from hfgd.model.blocks import ConvBnRelu, SelfAttention
-from hfgd.model.encoders.base import Encoded
+from hfgd.model.parts import Encoded
 
 
 class SA(nn.Module):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from hfgd.errors import HfgdError
-from hfgd.model.upsamplers.base import UpsamplerSite
+from hfgd.model.parts import UpsamplerSite
 from hfgd.model.upsamplers.deeplabv3plus import DeepLabV3Plus
 from hfgd.model.upsamplers.fapn import FaPN
 from hfgd.model.upsamplers.none import NoUpsampler

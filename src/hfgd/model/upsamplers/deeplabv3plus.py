@@ -8,9 +8,9 @@ with this decoder's stride 4.
 import torch
 from torch import Tensor, nn
 
-from hfgd.geometry import Grid
 from hfgd.model.blocks import ConvBnRelu
 from hfgd.resample import resize
+from hfgd.types import Grid
 
 
 class DeepLabV3Plus(nn.Module):

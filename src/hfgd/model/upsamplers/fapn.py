@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d, deform_conv2d
 
-from hfgd.geometry import Grid
-from hfgd.model.upsamplers.branches import SemanticBranches
+from hfgd.model.upsamplers.sfpn import SemanticBranches
 from hfgd.resample import resize
+from hfgd.types import Grid
 
 
 class FeatureSelection(nn.Module):

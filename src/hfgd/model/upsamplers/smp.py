@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hfgd.errors import HfgdError
 from hfgd.model.blocks import ConvBnRelu
 from hfgd.model.encoders.ppm import pooled
-from hfgd.model.upsamplers.base import UpsamplerSite
+from hfgd.model.parts import UpsamplerSite
 
 LEVELS = (4, 8, 16, 32)
 Parts = tuple[nn.Module, int]  # a decoder, and the width that it gives
@@ -167,7 +167,7 @@ class SmpDPT(nn.Module):
         return fine
 
 
-class Pool(nn.Module):
+class AdaptivePool(nn.Module):
     """nn.AdaptiveAvgPool2d that exporters do not turn into tables for one size."""
 
     def __init__(self, bins: int) -> None:
@@ -184,7 +184,7 @@ def with_our_pools(module: nn.Module) -> nn.Module:
         for name, child in parent.named_children():
             bins = child.output_size if isinstance(child, nn.AdaptiveAvgPool2d) else 1
             if isinstance(bins, int) and bins > 1:
-                setattr(parent, name, Pool(bins))
+                setattr(parent, name, AdaptivePool(bins))
     return module
 
 

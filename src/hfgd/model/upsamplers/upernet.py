@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hfgd.geometry import Grid
 from hfgd.model.blocks import ConvBnRelu
 from hfgd.model.upsamplers.sfpn import top_down
 from hfgd.resample import resize
+from hfgd.types import Grid
 
 
 class UPerNet(nn.Module):

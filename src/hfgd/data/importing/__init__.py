@@ -1,0 +1,1 @@
+"""Import, split and prepare data sets."""
