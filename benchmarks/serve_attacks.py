@@ -1,182 +1,235 @@
-"""What hostile clients cost the service: memory, seconds, and whether it still answers.
+"""What attacks on the service cost, before and after a change, and what good requests get.
 
-    python benchmarks/serve_attacks.py [--src FOLDER] [--only memory silent halves hangups drain]
+    python benchmarks/serve_attacks.py MODEL FOLDER --before SRC [--memory MODEL ...]
 
-Starts ``hfgd serve`` with default limits on random networks (`hfgd_mobilenetv2` with 5, 59 and 250
-classes) and plays each attack against 127.0.0.1. ``--src``: the ``src`` folder of another checkout
-whose service is measured, for a table of before and after. Markdown goes to stdout.
+SRC is the folder ``src`` of another checkout. Each version runs as ``hfgd serve MODEL`` with its
+default limits, on 127.0.0.1. MODEL should need about half a second for the images of FOLDER.
+``--memory``: files of other numbers of classes, each asked for one image of 2 megapixels, and for
+the largest square that is still taken. The throughputs are medians of alternating rounds, since the
+machine may be shared. Markdown goes to stdout.
 """
 
 import argparse
 import contextlib
 import http.client
 import os
-import signal
 import socket
+import statistics
 import subprocess
 import sys
-import tempfile
+import threading
 import time
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 
-CLASSES = (5, 59, 250)
-SILENT, HALVES, HANGUPS = 200, 150, 16
-SENT = 10_000_000  # bytes of each body of 20 MB that arrive
+from hfgd.data.images import images_below
+from hfgd.export.runtime import read_facts
+from serve import free_port, resident
+
+LIMIT, DECODING = 4_000_000_000, 32
 
 
-class Service:
-    """``hfgd serve`` in a process of its own, as a user starts it."""
+class Server:
+    """One version of the service, ended at the end."""
 
-    def __init__(self, model, src):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-        environment |= {"PYTHONPATH": str(src)} if src else {}
-        words = [sys.executable, "-c", "from hfgd.cli import main; main()", "serve", str(model)]
+    def __init__(self, model, source):
+        self.port = free_port()
+        words = [sys.executable, "-m", "hfgd", "serve", str(model), "--port", str(self.port)]
+        environment = {**os.environ, "PYTHONPATH": str(source)} if source else os.environ
         self.process = subprocess.Popen(
-            [*words, "--port", str(self.port)],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        while self.ask("GET", "/healthz")[0] != 200:
-            time.sleep(0.2)
+        for _ in range(600):
+            try:
+                if self.ask("GET", "/healthz", timeout=1)[0] == 200:
+                    return
+            except OSError:
+                time.sleep(0.1)
+        raise SystemExit("the service does not answer")
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *what):
+    def __exit__(self, *_):
         self.process.kill()
         self.process.wait()
 
-    def ask(self, verb, path, body=None, timeout=120):
-        """Status (0: no answer) and seconds."""
-        began = time.monotonic()
+    def ask(self, method="POST", path="/predict", content=None, timeout=120):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection.request(method, path, content)
+        response = connection.getresponse()
+        found = response.status, response.read()
+        connection.close()
+        return found
+
+    def send(self, data):
+        connected = socket.create_connection(("127.0.0.1", self.port), timeout=90)
+        connected.sendall(data)
+        return connected
+
+    def seconds_for(self, *arguments, **options):
+        """Status, or the error's name, and seconds."""
+        began = time.monotonic()
         try:
-            connection.request(verb, path, body)
-            response = connection.getresponse()
-            response.read()
-            return response.status, time.monotonic() - began
-        except OSError:
-            return 0, time.monotonic() - began
-        finally:
-            connection.close()
+            what = str(self.ask(*arguments, **options)[0])
+        except OSError as error:
+            what = type(error).__name__
+        return f"{what} after {time.monotonic() - began:.1f} s"
 
-    def megabytes(self, key):
-        """``VmHWM``, the peak, or ``VmRSS``, what is held now."""
+    @property
+    def megabytes(self):
+        return resident(self.process.pid)
+
+    def peak(self):
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.partition(f"{key}:")[2].split()[0]) // 1000
-
-    def half(self, sent):
-        """A connection that has sent a part of a body of 20 MB."""
-        connection = socket.create_connection(("127.0.0.1", self.port))
-        connection.settimeout(5)
-        head = "POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 20000000\r\n\r\n"
-        with contextlib.suppress(OSError):  # refused, or not read
-            connection.sendall(head.encode() + bytes(sent))
-        return connection
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1000
 
 
-def picture(height, width, kind="PNG"):
+def head(length):
+    return f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def square(side):
     file = BytesIO()
-    Image.new("RGB", (width, height), (90, 120, 60)).save(file, kind)
+    Image.new("RGB", (side, side), (90, 120, 60)).save(file, "PNG")
     return file.getvalue()
 
 
-def memory(models, src):
-    files = {
-        "24.5 megapixels in a WebP": picture(4900, 5000, "WEBP"),
-        "1 × 200,000 PNG": picture(1, 200_000),
-        "2 megapixels": picture(1250, 1600),
-    }
-    for classes, model in models.items():
-        for name, content in files.items():
-            with Service(model, src) as service:
-                status, seconds = service.ask("POST", "/predict", content)
-                peak = service.megabytes("VmHWM")
-                yield f"{name}, {classes} classes", f"{status}, {seconds:.1f} s, {peak:,} MB"
+def largest(model):
+    """The side of the largest square that the default limits take."""
+    facts, side = read_facts(model), 32
+    while (
+        facts.memory.needed((side + 32, side + 32), facts.grid) + DECODING * (side + 32) ** 2
+        <= LIMIT
+    ):
+        side += 32
+    return side
 
 
-def silent(models, src):
-    with Service(models[5], src) as service:
-        held = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(SILENT)]
-        time.sleep(2)
-        status, seconds = service.ask("GET", "/healthz")
-        yield f"/healthz beside {SILENT} silent connections", f"{status}, {seconds:.1f} s"
-        status, seconds = service.ask("POST", "/predict", picture(48, 64))
-        yield f"an image beside {SILENT} silent connections", f"{status}, {seconds:.1f} s"
-        for connection in held:
-            connection.close()
+def silent(server, good):
+    held = [server.send(b"") for _ in range(200)]
+    time.sleep(0.5)
+    found = server.seconds_for("GET", "/healthz", timeout=30)
+    for each in held:
+        each.close()
+    return found
 
 
-def halves(models, src):
-    with Service(models[5], src) as service:
-        before = service.megabytes("VmRSS")
-        held = [service.half(SENT) for _ in range(HALVES)]
-        time.sleep(2)
-        more = service.megabytes("VmRSS") - before
-        yield f"memory for {HALVES} half-sent bodies", f"{more:,} MB"
-        for connection in held:
-            connection.close()
+def half_sent(server, good):
+    before, held = server.megabytes, []
+    for _ in range(150):
+        each = server.send(head(20_000_000))
+        each.settimeout(2)
+        with contextlib.suppress(OSError):  # refused and not read
+            each.sendall(b"x" * 19_000_000)
+        held.append(each)
+    grown = server.megabytes - before
+    for each in held:
+        each.close()
+    return f"{grown:.0f} MB more"
 
 
-def hangups(models, src):
-    content = picture(700, 900)
-    head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(content)}\r\n\r\n"
-    with Service(models[59], src) as service:
-        service.ask("POST", "/predict", content)
-        for _ in range(HANGUPS):
-            connection = socket.create_connection(("127.0.0.1", service.port))
-            connection.sendall(head.encode() + content)
-            connection.close()
-        began = time.monotonic()
-        while service.ask("POST", "/predict", picture(48, 64))[0] != 200:
-            time.sleep(0.05)
-        passed = time.monotonic() - began
-        yield f"the first answer after {HANGUPS} clients that hung up", f"{passed:.1f} s"
+def hang_ups(server, good):
+    server.ask(content=square(512))
+    for _ in range(16):
+        server.send(head(len(square(512))) + square(512)).close()
+    time.sleep(0.3)
+    return server.seconds_for(content=good[0])
 
 
-def drain(models, src):
-    with Service(models[5], src) as service:
-        connection = service.half(1000)
-        time.sleep(1)
-        began = time.monotonic()
-        service.process.send_signal(signal.SIGTERM)
-        try:
-            code = service.process.wait(90)
-        except subprocess.TimeoutExpired:
-            code = "none"
-        yield (
-            "SIGTERM with one half-sent body",
-            f"{time.monotonic() - began:.1f} s, exit code {code}",
-        )
-        connection.close()
+def drain(server, good):
+    held = server.send(head(1000) + b"x")
+    time.sleep(0.3)
+    began = time.monotonic()
+    server.process.terminate()
+    server.process.wait(120)
+    held.close()
+    return f"ended after {time.monotonic() - began:.1f} s"
 
 
-ATTACKS = {f.__name__: f for f in (memory, silent, halves, hangups, drain)}
+def throughput(server, good, seconds=10, clients=4):
+    until, done = time.monotonic() + seconds, []
+
+    def client(number):
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=90)
+        i = number
+        while time.monotonic() < until:
+            connection.request("POST", "/predict", good[i % len(good)])
+            response = connection.getresponse()
+            response.read()
+            assert response.status == 200
+            done.append(1)
+            i += 1
+
+    threads = [threading.Thread(target=client, args=(n,)) for n in range(clients)]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(done) / (time.monotonic() - began)
+
+
+def memory_rows(models, versions):
+    for model in models:
+        side, classes = largest(model), len(read_facts(model).classes)
+        for what, pixels in (("2 MP", 1448), (f"{side}×{side}, the largest taken", side)):
+            found = []
+            for name, source in versions:
+                if name == "before" and pixels == side:
+                    found.append("no such limit")
+                    continue
+                with Server(model, source) as server:
+                    told = server.seconds_for(content=square(pixels))
+                    found.append(
+                        f"{told}; {server.peak():.0f} MB at most, {server.megabytes:.0f} kept"
+                    )
+            row(f"{classes} classes, {what}", found)
+
+
+def row(name, found):
+    print(f"| {name} | {' | '.join(found)} |", flush=True)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--src", type=Path)
-    parser.add_argument("--only", nargs="+", choices=ATTACKS, default=list(ATTACKS))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--before", type=Path, required=True)
+    parser.add_argument("--memory", type=Path, nargs="*", default=[])
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    import hfgd
-
-    with tempfile.TemporaryDirectory() as folder:
-        models = {}
-        for classes in CLASSES:
-            models[classes] = Path(folder) / f"model{classes}"
-            hfgd.create("hfgd_mobilenetv2", num_classes=classes).save(models[classes])
-        print("| attack | what came of it |\n| --- | ---: |", flush=True)
-        for name in arguments.only:
-            for what, result in ATTACKS[name](models, arguments.src):
-                print(f"| {what} | {result} |", flush=True)
+    good = [path.read_bytes() for path in images_below(arguments.folder)[:20]]
+    versions = [("before", arguments.before), ("after", None)]
+    print("| | before | after |\n| --- | --- | --- |")
+    attacks = {
+        "200 silent connections: /healthz": silent,
+        "150 half-sent bodies of 19 of 20 MB": half_sent,
+        "16 clients that hung up: the next request": hang_ups,
+        "SIGTERM with a half-sent body": drain,
+    }
+    for name, attack in attacks.items():
+        found = []
+        for _, source in versions:
+            with Server(arguments.model, source) as server:
+                found.append(attack(server, good))
+        row(name, found)
+    memory_rows(arguments.memory, versions)
+    rates = {name: [] for name, _ in versions}
+    for number in range(arguments.rounds):
+        for name, source in versions[:: 1 if number % 2 else -1]:
+            with Server(arguments.model, source) as server:
+                throughput(server, good, 2)
+                rates[name].append(throughput(server, good))
+    before, after = (statistics.median(each) for each in rates.values())
+    row(
+        f"images/s, median of {arguments.rounds} alternating rounds",
+        [f"{before:.2f}", f"{after:.2f}"],
+    )
+    pairs = [b / a for a, b in zip(*rates.values(), strict=True)]
+    row("after / before, median of the pairs", ["", f"{statistics.median(pairs):.2f}"])
 
 
 if __name__ == "__main__":
