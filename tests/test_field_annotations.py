@@ -181,7 +181,7 @@ def test_a_list_without_masks_is_left_out(tmp_path, name):
     (root / "ImageSets/Segmentation/test.txt").write_text("test7\ntest8\n")
     report = import_data(root, tmp_path / "out")
     assert set(report.splits) == {"train", "val"}
-    assert "test.txt' left out: none of its images has a label image" in " ".join(report.notes)
+    assert "test.txt' left out (2 images): none has a label image" in " ".join(report.notes)
 
 
 @situation("cvat_images", "CVAT for images 1.1: polygons, boxes, ellipses, masks, z_order", "read")

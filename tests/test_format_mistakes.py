@@ -188,7 +188,7 @@ MISTAKES = [
     ("kaggle", "missing image", rows(IMAGE, "nope.png,1 2,car"), r"masks\.csv' names the image 'nope\.png'"),
     ("kaggle", "cut off", rows(IMAGE, "shot0.png,1 2,car", "shot1.png,1"), r"line 3 has 2 columns instead of 3"),
     ("kaggle", "relative", rows(IMAGE, "shot0.png,100 5 7 5,car"),
-     r"line 2: the run '7 5' begins before the end of the run before it, so these are relative"),
+     r"line 2: the run '7 5' begins before the end of the run before it: these are relative"),
     ("cvat_images", "video", lambda r: replace(r / "annotations.xml", "<image id", "<track id='9'/><image id"),
      r"annotations\.xml' is 'CVAT for video', whose tracks are not read; export 'CVAT for images"),
     ("cvat_images", "cut off", lambda r: cut(r / "annotations.xml"), r"annotations\.xml' is no valid XML"),

@@ -30,7 +30,7 @@ from hfgd.errors import HfgdError
 from hfgd.parse import parse_xml
 
 AREAS = ("polygon", "box", "ellipse", "mask")
-OTHER = ("polyline", "points", "cuboid", "skeleton", "tag")
+NO_AREAS = ("polyline", "points", "cuboid", "skeleton", "tag")  # kinds of shapes and of labels
 LOOKED_AT = 20
 
 
@@ -47,6 +47,7 @@ def read(tree: Tree) -> Annotations:
         raise HfgdError(f"'{tree.root}' has no XML file with <annotations> and <image>, as CVAT's.")
     colours: dict[str, Rgb] = {}
     listed: dict[str, None] = {}  # labels in their order
+    pointed: set[str] = set()
     found: list[tuple[str, str, Element]] = []
     for path in files:
         place = tree.place(path)
@@ -60,6 +61,8 @@ def read(tree: Tree) -> Annotations:
             name = (label.findtext("name") or "").strip()
             if name:
                 listed.setdefault(name)
+                if label.findtext("type") in NO_AREAS:
+                    pointed.add(name)  # skeletons list their points as labels too
                 colours |= _colour(name, label.findtext("color"))
         found += [(path, place, image) for image in root.iterfind("image")]
     used = [s.get("label", "").strip() for *_, image in found for s in image if s.tag in AREAS]
@@ -68,9 +71,12 @@ def read(tree: Tree) -> Annotations:
         raise HfgdError(
             f"{tree.place(files[0])}: the label {shown(strange)} is not in its <labels>."
         )
-    names = class_names(listed or sorted(set(used)), tree.place(files[0]))
+    kept = [name for name in listed if name not in pointed or name in used]
+    names = class_names(kept or listed or sorted(set(used)), tree.place(files[0]))
     index = {name: number for number, name in enumerate(names)}
-    left_out = Counter(shape.tag for *_, image in found for shape in image if shape.tag in OTHER)
+    left_out = Counter(
+        shape.tag for *_, image in found for shape in image if shape.tag not in AREAS
+    )
     items = [_item(tree, path, place, image, index) for path, place, image in found]
     notes = [
         f"{counted(number, 'shape')} of the kind '{kind}', which has no area, left out"

@@ -30,13 +30,20 @@ from hfgd.data.formats.tree import RleOrder, Tree, split_of_file, without_suffix
 from hfgd.data.images import IMAGE_SUFFIXES, read_header
 from hfgd.errors import HfgdError
 
-IMAGES = ("imageid", "image_id", "id", "image", "img", "img_id", "filename", "file_name")
+IMAGES = (
+    "imageid", "image_id", "id", "image", "img", "img_id", "filename", "file_name", "image_name",
+    "image_path",
+)  # fmt: skip
 JOINED = ("imageid_classid", "image_label", "image_class")
 ORDERS: tuple[RleOrder, RleOrder] = ("columns", "rows")
 COLUMNWISE = ("encodedpixels", "rle", "rle_mask")
-RUNS = ("encodedpixels", "rle", "rle_mask", "rle_encoding", "encoding", "encoded_pixels")
+RUNS = (
+    "encodedpixels", "rle", "rle_mask", "rle_encoding", "encoding", "encoded_pixels", "mask_rle",
+)  # fmt: skip
 ROWWISE = ("segmentation", "annotation")  # columns of competitions that count along the rows
 MEASURED, LARGEST = 20, 1 << 25  # masks that are looked at, and pixels of one
+MASKS = frozenset({"mask", "masks", "train_masks"})  # folders of the same masks as pictures
+EMPTY = ("", "-1", "nan", "none", "null")
 CLEAR = 1.25  # one reading's outline is that much longer than the other's: it is the wrong one
 CLASSES = ("classid", "class_id", "class", "label", "category")
 ONLY_CLASS = "foreground"
@@ -68,7 +75,7 @@ def read(tree: Tree) -> Annotations:
         masks = found[image]
         if label:
             classes.add(label)
-        if text.lower() in ("", "-1", "nan"):
+        if text.lower() in EMPTY:
             continue  # nothing of that class in the image
         if not label:
             raise HfgdError(f"{where} has run lengths and no class.")
@@ -91,8 +98,8 @@ def read(tree: Tree) -> Annotations:
     way = "down the columns" if order == "columns" else "along the rows"
     notes = [f"run lengths are read {way}, {why}"]
     notes += [f"{counted(empty, 'image')} without any mask: all background"] if empty else []
-    rest = len(tree.images) - len(items)
-    notes += [f"{counted(rest, 'image')} that the csv does not name left out"] if rest else []
+    rest = sum(not MASKS & set(path.split("/")[:-1]) for path in tree.images) - len(items)
+    notes += [f"{counted(rest, 'image')} that the csv does not name left out"] if rest > 0 else []
     return Annotations(names, items, unlabelled="background", notes=notes)
 
 
@@ -108,9 +115,10 @@ def parse_runs(text: str, place: str) -> Spans:
     for first, length in zip(values[::2], values[1::2], strict=True):
         if first < end:
             raise HfgdError(
-                f"{place}: the run '{first} {length}' begins before the end of the run before it, so "
+                f"{place}: the run '{first} {length}' begins before the end of the run before it: "
                 "these are relative run lengths (as SIIM-ACR has them), each counted from the end "
-                "of the one before; they are not read. Convert them to absolute starts first."
+                "of the one before, or they are not sorted. Convert them to absolute starts in "
+                "ascending order first."
             )
         end = first + length
     return Spans(tuple(zip(values[::2], values[1::2], strict=True)))
@@ -122,7 +130,7 @@ def _is_stem(image: str) -> bool:
 
 
 def _source(tree: Tree, image: str, place: str, split: str | None) -> Source:
-    return tree.source(tree.image(image, place, split=split, stem=_is_stem(image)))
+    return tree.source(tree.image(image, place, split=split, without=MASKS, stem=_is_stem(image)))
 
 
 def _order(
@@ -135,10 +143,13 @@ def _order(
     """How the runs count pixels, and why: what the masks look like, then what the header means.
 
     Read the wrong way a mask of an image that is not square falls into streaks, whose outline is
-    many times longer. In a square image both readings are equal but for a transposition.
-    Raises HfgdError where neither masks nor header decide.
+    many times longer; but a thin line along the runs gets shorter. Its runs go on in the next
+    column or row then, which runs read the right way do only at the image's borders. In a square
+    image both readings are equal but for a transposition.
+    Raises HfgdError where neither masks nor header decide, or where the masks contradict themselves.
     """
     outline, pieces, measured = Counter[RleOrder](), Counter[RleOrder](), 0
+    broken, runs_seen = Counter[RleOrder](), 0  # runs that go on in the next column or row
     for image, rows in found.items():
         if measured >= MEASURED or not rows:
             continue
@@ -146,7 +157,8 @@ def _order(
         if height == width or height * width > LARGEST:
             continue
         measured += 1
-        for order in ORDERS:
+        runs_seen += sum(len(runs.spans) for _, runs, _ in rows)
+        for order, line in zip(ORDERS, (height, width), strict=True):
             for _, runs, where in rows:
                 try:
                     mask = replace(runs, order=order).mask(height, width)
@@ -155,13 +167,17 @@ def _order(
                 edges = (mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum()
                 outline[order] += int(edges)
                 pieces[order] += int(ndimage.label(mask)[1])
+                broken[order] += sum((a - 1) // line != (a + n - 2) // line for a, n in runs.spans)
     best, other = sorted(ORDERS, key=lambda order: outline[order])
-    if outline[other] > CLEAR * outline[best] and pieces[best] <= pieces[other]:
+    shown = outline[other] > CLEAR * outline[best] and pieces[best] <= pieces[other]
+    doubted = broken[best] > 4 * broken[other] + runs_seen / 10
+    if shown and not doubted:
         return best, f"as the outlines of {counted(measured, 'image')} show"
     header = _header(tree, path)
     if any(name in ROWWISE for name in header) or {"img", "rle_mask"} <= set(header):
         return "rows", "as competitions with this header count"
-    if known := next((name for name in COLUMNWISE if name in header), None):
+    known = next((name for name in COLUMNWISE if name in header), None)
+    if known and not (shown and doubted):
         return "columns", f"as competitions with a column '{known}' count"
     if not any(found.values()):
         return "columns", "though there are none"
@@ -193,8 +209,8 @@ def _named(label: str) -> str:
 def _rows(tree: Tree, path: str) -> Iterator[tuple[int, dict[str, str]]]:
     lines = tree.text(path).splitlines()
     csv.field_size_limit(1 << 30)  # masks of large images are long
-    header = _header(tree, path)
-    for number, row in enumerate(csv.reader(lines[1:]), 2):
+    header, mark = _header(tree, path), _delimiter(lines[0])
+    for number, row in enumerate(csv.reader(lines[1:], delimiter=mark), 2):
         if not row:
             continue
         if len(row) != len(header):
@@ -207,7 +223,12 @@ def _rows(tree: Tree, path: str) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _header(tree: Tree, path: str) -> list[str]:
     first = tree.text(path).split("\n", 1)[0]
-    return [name.strip().strip('"').lower() for name in first.split(",")]
+    return [name.strip().strip('"').strip().lower() for name in first.split(_delimiter(first))]
+
+
+def _delimiter(header: str) -> str:
+    """Spreadsheets write semicolons where the comma is for decimals."""
+    return max(",;\t", key=header.count)
 
 
 def _chosen(tree: Tree) -> str:

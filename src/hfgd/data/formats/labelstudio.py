@@ -262,6 +262,11 @@ def _files(tree: Tree) -> list[str]:
             and {"annotations", "completions"} & first.keys()
         ):
             found.append(path)
+        elif isinstance(first, dict) and {"annotator", "annotation_id", "lead_time"} & first.keys():
+            tree.broken = tree.broken or HfgdError(
+                f"{tree.place(path)} is Label Studio's JSON-MIN, which does not keep all that areas "
+                "need; export 'JSON'."
+            )
     return found
 
 

@@ -28,7 +28,9 @@ _OUTSIDE = re.compile(
 
 
 class Tree:
-    """Files by their path below ``root``. ``given``: the one file that was named, if one was.
+    """Files by their path below ``root``, in Unicode's composed form, as ``clean`` gives names.
+
+    ``given``: the one file that was named, if one was.
 
     ``skip``: a folder that does not count, since it is the one that is written. ``rle_order``: how
     run lengths count pixels, where the user says so.
@@ -49,9 +51,13 @@ class Tree:
         elif path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
             files = list_files(path)
         else:
-            self.given, self.root = _around(path)
+            given, self.root = _around(path)
+            self.given = composed(given)
             files = list_files(self.root, zips=False, skip=skip)
-        self.files = {name: files[name] for name in sorted(files, key=_depth) if _counts(name)}
+        self.files: dict[str, Source] = {}
+        for name in sorted(filter(_counts, files), key=_depth):
+            key = composed(name)  # where both forms are there, the second keeps its own
+            self.files[name if key in self.files else key] = files[name]
         self.broken: HfgdError | None = None
         self._jsons: dict[str, Any] = {}
 
@@ -122,7 +128,7 @@ class Tree:
         ``without``: names of folders that hold labels and no images. ``stem``: without suffix.
         Raises HfgdError where there is none, or several.
         """
-        wanted = composed(clean(name))
+        wanted = clean(name)
         table = self._by_stem if stem else self._by_name
         same = {
             path: composed(posixpath.splitext(path)[0] if stem else path)
@@ -131,7 +137,7 @@ class Tree:
         }
         found: list[str] = []
         for folder in near:
-            full = composed(clean(f"{folder}/{name}"))
+            full = clean(f"{folder}/{name}")
             found = found or [path for path, end in same.items() if end == full]
         found = found or [p for p, end in same.items() if f"/{end}".endswith(f"/{wanted}")]
         if not found and _OUTSIDE.search(name):
@@ -181,7 +187,10 @@ class Tree:
 
 
 def clean(name: str) -> str:
-    """A path as it counts from the root: forward strokes, no '.', no drive, nothing above the root."""
+    """A path as it counts from the root: forward strokes, no '.', no drive, nothing above the root.
+
+    In Unicode's composed form, as the keys of ``Tree.files``.
+    """
     parts = re.sub(r"^[A-Za-z]:", "", name.replace("\\", "/")).split("/")
     kept: list[str] = []
     for part in parts:
@@ -189,7 +198,7 @@ def clean(name: str) -> str:
             kept.pop()
         elif part not in ("", ".", ".."):
             kept.append(part)
-    return "/".join(kept)
+    return composed("/".join(kept))
 
 
 def without_suffix(name: str, split: str | None = None) -> str:

@@ -134,9 +134,10 @@ def _lists(tree: Tree, masks: dict[str, str]) -> tuple[dict[str, str | None], li
     notes: list[str] = []
     for path, split in by_split.items():
         lines = (line.strip().strip('"') for line in tree.text(path).splitlines())
-        names = [composed(clean(line)) for line in lines if line]
+        names = [clean(line) for line in lines if line]
         if names and not masks.keys() & set(names):
-            notes.append(f"{tree.place(path)} left out: none of its images has a label image")
+            images = counted(len(names), "image")
+            notes.append(f"{tree.place(path)} left out ({images}): none has a label image")
             continue
         for name in names:
             if splits.get(name) not in (None, split):

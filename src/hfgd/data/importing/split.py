@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from hfgd.data.archive import Source
+from hfgd.data.archive import Source, composed
 from hfgd.data.classes import IGNORE, ClassSet
 from hfgd.data.folder import FolderData, FolderDataset
 from hfgd.data.importing.write_import import (
@@ -254,7 +254,7 @@ def _by_table(path: Path, names: list[str]) -> dict[str, str]:
                 continue
             if len(row) != 2 or not row[1].strip():
                 raise HfgdError(f"'{path}': line {number} is not of the form 'name,group'.")
-            name, group = row[0].strip(), row[1].strip()
+            name, group = composed(row[0].strip()), row[1].strip()
             name = name if name in known else os.path.splitext(name)[0]
             if name not in known:
                 continue  # a header, or an image that is not here
