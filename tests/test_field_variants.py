@@ -8,10 +8,10 @@ import pytest
 
 from hfgd.data.check import check_folder
 from hfgd.data.folder import FolderData
-from hfgd.data.group_split import split_folder
 from hfgd.data.images import IMAGE_SUFFIXES
-from hfgd.data.import_files import Rules
-from hfgd.data.importer import import_data
+from hfgd.data.importing.import_data import import_data
+from hfgd.data.importing.split import split_folder
+from hfgd.data.importing.write_import import Rules
 from hfgd.errors import HfgdError
 from miniatures import BACKGROUND, BUILDERS, SIZE, dump, pictures, save
 from test_field_annotations import blobs, kaggle, runs

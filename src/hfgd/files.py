@@ -16,17 +16,25 @@ _DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def inside(root: Path, name: str, place: str, below: str = "") -> Path:
+def inside(
+    root: Path,
+    name: str,
+    place: str,
+    below: str = "",
+    real: Callable[[str | Path], str] = os.path.realpath,
+) -> Path:
     """Return the path ROOT/BELOW/NAME of a foreign ``name``, which never leads out of ``root``.
 
     ``name``: relative, with '/' between folders. ``place``: what holds the name, for the message.
+    ``real``: ``os.path.realpath``, or a cache of it for many names in few folders.
     Raises HfgdError for a name that is absolute, leads upwards, or cannot be a file on every system,
     and where a link below ``root`` leads out of it.
     """
     if not is_relative_name(name):
         raise HfgdError(f"{place}: an image cannot be called {name!r}; rename it.")
     path = root / below / name
-    if not Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(root)):
+    folder, top = os.path.normcase(real(path.parent)), os.path.normcase(real(root))
+    if folder != top and not folder.startswith(top.rstrip(os.sep) + os.sep):
         raise HfgdError(
             f"{place}: '{path}' would lie outside '{root}', through a link; remove the link, or "
             "choose another folder."

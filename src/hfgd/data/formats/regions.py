@@ -90,26 +90,31 @@ class Polygons:
         return inside
 
     def _fill(self, rings: tuple[Ring, ...], height: int, width: int) -> Mask:
-        scaled, length = [], 0.0
+        scaled, most = [], 0.0  # most: no outline is longer
         for ring in rings:
             points = np.asarray(ring, dtype=np.float64).reshape(-1, 2)
             if self.relative:
                 points = points * (width, height)
             if len(points) < 3:
                 continue  # it encloses nothing, and pycocotools would take four numbers for a box
-            if (np.abs(points) > FAR * max(height, width)).any():
+            farthest = float(np.abs(points).max())
+            if farthest > FAR * max(height, width):
                 raise HfgdError(f"a point lies far outside of the image of {height}×{width}.")
-            length += float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
-            if length > OUTLINE:
-                raise HfgdError(
-                    f"its outline is longer than {OUTLINE:,} pixels, which no drawing is."
-                )
-            scaled.append(points.ravel().tolist())
+            most += 2 * farthest * len(points)
+            scaled.append(points)
         if not scaled:
             return np.zeros((height, width), dtype=bool)
+        if most > OUTLINE and sum(map(_length, scaled)) > OUTLINE:
+            raise HfgdError(f"its outline is longer than {OUTLINE:,} pixels, which no drawing is.")
         tools = cocotools()
-        runs = tools.merge(tools.frPyObjects(scaled, height, width))
+        rings_xy = [points.ravel().tolist() for points in scaled]
+        runs = tools.merge(tools.frPyObjects(rings_xy, height, width))
         return np.asarray(tools.decode(runs), dtype=bool)
+
+
+def _length(points: np.ndarray) -> float:
+    """Pixels along a closed outline of points (N, 2)."""
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
 
 
 @dataclass(frozen=True)

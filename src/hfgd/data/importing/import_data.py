@@ -25,7 +25,7 @@ from hfgd.data.importing.write_import import (
     ImportedPair,
     Plan,
     Rules,
-    job_of,
+    jobs_of,
     make_folders,
     refuse_foreign,
     write_pair,
@@ -81,7 +81,7 @@ def import_data(
     classes, table, unlabelled = _classes(found, rules.unlabelled)
     found.items = _annotated(found, unlabelled)
     splits, split_rule = _split(found.items, rules.train, rules.seed)
-    jobs = [job_of(item, split, out) for item, split in zip(found.items, splits, strict=True)]
+    jobs = jobs_of(found.items, splits, out)
     report = ImportReport(
         format.name,
         reason,

@@ -5,9 +5,10 @@ import io
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -75,16 +76,21 @@ class ImportOutcome:
     written: int
 
 
-def job_of(item: Annotated, split: str, out: Path) -> ImportedPair:
-    """Where an image goes. Raises HfgdError for a name that a data folder would not find."""
+def jobs_of(items: list[Annotated], splits: list[str], out: Path) -> list[ImportedPair]:
+    """Where each image goes. Raises HfgdError for a name that a data folder would not find."""
+    real = cache(os.path.realpath)  # the same few folders, for all images
+    return [_job(item, split, out, real) for item, split in zip(items, splits, strict=True)]
+
+
+def _job(item: Annotated, split: str, out: Path, real: Callable[[str | Path], str]) -> ImportedPair:
     parts = PurePosixPath(item.name).parts
     if not parts or any(part.startswith(".") for part in parts):
         raise HfgdError(f"{item.place}: an image cannot be called '{item.name}'; rename it.")
     suffix = PurePosixPath(item.image.name).suffix
     return ImportedPair(
         item,
-        inside(out, f"{item.name}{suffix}", item.place, f"images/{split}"),
-        inside(out, f"{item.name}.png", item.place, f"labels/{split}"),
+        inside(out, f"{item.name}{suffix}", item.place, f"images/{split}", real),
+        inside(out, f"{item.name}.png", item.place, f"labels/{split}", real),
     )
 
 
