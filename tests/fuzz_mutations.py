@@ -154,7 +154,7 @@ def mutate_yaml(rng, data):
         return "".join(lines).encode(errors="surrogatepass")
     try:
         value = mutate_tree(rng, yaml.safe_load(data))
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):  # mutated before
         return mutate_bytes(rng, data)
     return _expanded(yaml.safe_dump(value, sort_keys=False)).encode(errors="surrogatepass")
 
