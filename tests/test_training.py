@@ -21,6 +21,7 @@ from hfgd.model.build import build
 from hfgd.progress import Progress
 from hfgd.recipes.spec import OptimSpec
 from hfgd.training.callbacks import Logs
+from hfgd.training.failures import Stop
 from hfgd.training.fit import fit
 from hfgd.training.optim import make_optimiser, poly_schedule
 
@@ -190,3 +191,17 @@ def test_poly_schedule_golden(lr, iterations, golden):
     for iteration, expected in golden.items():
         # the golden numbers carry the fp32 rounding of 1 − t/T; ours are in double precision
         assert lr * rate(iteration) == pytest.approx(expected, rel=1e-6, abs=lr * 2e-7)
+
+
+@pytest.mark.parametrize(("world", "ends"), [("1", signal.SIG_DFL), ("2", signal.SIG_IGN)])
+def test_one_of_several_processes_that_fails_can_say_why(monkeypatch, world, ends):
+    """The launcher sends SIGTERM to all others at once, maybe before the sentence is printed."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": world, "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(RuntimeError), Stop().listening():
+            raise RuntimeError
+        assert signal.getsignal(signal.SIGTERM) == ends
+    finally:
+        signal.signal(signal.SIGTERM, before)

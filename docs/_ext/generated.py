@@ -76,7 +76,7 @@ def links_out_of_docs(app: Any, page: str, source: list[str]) -> None:
     text = text.replace(f"]({depth}benchmarks/", f"]({depth[3:]}benchmarks/")
     text = text.replace(f"]({depth}CONTRIBUTING.md", f"]({depth[3:]}contributing.md")
     text = re.sub(
-        rf"\[([^\]]+)\]\({re.escape(depth)}(?:src|tests|examples|studies|README)[^)]*\)",
+        rf"\[([^\]]+)\]\({re.escape(depth)}(?:src|tests|examples|studies|dev|tools|README)[^)]*\)",
         r"\1",
         text,
     )

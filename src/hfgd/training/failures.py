@@ -46,6 +46,12 @@ class Stop(L.Callback):
         before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         try:
             yield
+        except BaseException:
+            if (
+                launched()[1] > 1
+            ):  # the launcher sends SIGTERM to all; this one still has to say why
+                before[signal.SIGTERM] = signal.SIG_IGN
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
