@@ -158,7 +158,8 @@ def test_a_container_with_little_shared_memory(tmp_path):
 
 
 def break_images(data, split):
-    for path in (data / "images" / split).iterdir():
+    """All but the first, which is looked at before a run begins."""
+    for path in sorted((data / "images" / split).iterdir())[1:]:
         path.write_bytes(b"no image")
 
 
