@@ -141,7 +141,7 @@ def test_pipes_devices_and_sockets_are_named_and_the_rest_is_labelled(model, pho
         os.chdir(here)
     code, out, err = run("predict", model, folder, "--out", tmp_path / "out")
     assert code == 1
-    assert "1 images labelled" in out
+    assert "1 image labelled" in out
     assert err.count("is a pipe, a socket or a device") == 4
 
 
@@ -181,7 +181,7 @@ def test_a_zip_with_a_member_that_unpacks_to_much(model, photo, tmp_path, run, m
         packed.writestr("bomb.png", bytes(30_000_000))
     code, out, err = run("predict", model, tmp_path / "x.zip", "--out", tmp_path / "out")
     assert code == 1
-    assert "1 images labelled" in out
+    assert "1 image labelled" in out
     assert "bomb.png' unpacks to more than 1 MiB" in err
 
 

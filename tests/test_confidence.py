@@ -142,7 +142,7 @@ def test_eval_fits_and_predict_uses_it(run, model, folder, tmp_path):
         np.testing.assert_array_equal(void, expected < 0.36)
     (out / "confidence" / path.name).unlink()  # it belongs to what is done
     code, said, _ = run("predict", model, images, "--out", out, *words)
-    assert "1 images labelled (1 had been before)" in said
+    assert "1 image labelled (1 had been before)" in said
 
 
 def load(path):

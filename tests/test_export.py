@@ -374,7 +374,7 @@ def test_predict_and_compare_take_the_file(run, exported, named, tmp_path):
     image = named / "images/val/val0.png"
     code, out, err = run("predict", file, image, "--out", tmp_path / "p")
     assert code == 0, err
-    assert "1 images labelled" in out
+    assert "1 image labelled" in out
     labels = np.asarray(Image.open(tmp_path / "p/labels/val0.png"))
     np.testing.assert_array_equal(labels, ExportedModel(file)(np.asarray(Image.open(image))))
     code, _, err = run("predict", exported[0], image, "--out", tmp_path / "p")

@@ -8,7 +8,7 @@ import typer
 
 from hfgd.cli.options import Code
 from hfgd.errors import HfgdError
-from hfgd.text import one_line
+from hfgd.text import counted, one_line
 
 
 def predict(
@@ -110,7 +110,7 @@ def predict(
     which = f"shard {share}: " if share.count > 1 else ""
     kinds = ("labels", "overlays") if overlays else ("labels",)
     places = ", ".join(f"{out.rstrip('/')}/{kind}" for kind in kinds)
-    print(f"{which}{outcome.done} images labelled{before}: {places}")
+    print(f"{which}{counted(outcome.done, 'image')} labelled{before}: {places}")
     for warning in outcome.warnings:
         print(f"{which}warning: {warning}", file=sys.stderr)
     if outcome.failed:

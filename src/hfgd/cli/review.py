@@ -8,6 +8,7 @@ import typer
 
 from hfgd.cli.options import Code
 from hfgd.errors import HfgdError
+from hfgd.text import counted
 
 SHOWN = 5
 
@@ -88,7 +89,9 @@ def review(
         parts = ", ".join(f"{r.labelled} → {r.suggested}" for r in one.found.regions[:3])
         print(f"{quality}  {one.key}  {parts}")
     count = sum(bool(one.found.regions) for one in found.judged)
-    print(f"{len(found.judged)} labels judged, {count} with regions that look mislabelled")
+    print(
+        f"{counted(len(found.judged), 'label')} judged, {count} with regions that look mislabelled"
+    )
     lists = "coco.json" if found.note else "coco.json, cvat.xml, labelstudio.json"
     print(f"written: {page}, review.csv, lists/ ({lists})")
     if found.note:
@@ -122,7 +125,7 @@ def _choose(
     names = [path.relative_to(folder).as_posix() for path in choice.files]
     picked = list(map(Picked, choice.files, names, choice.scores))
     page = next_page(picked, by, run, how, out)
-    print(f"{len(picked)} images chosen by {by}: {page}, next.txt, next.csv, lists/")
+    print(f"{counted(len(picked), 'image')} chosen by {by}: {page}, next.txt, next.csv, lists/")
     if choice.failed:
         print(f"{len(choice.failed)} could not be read:", file=sys.stderr)
         for reason in choice.failed:

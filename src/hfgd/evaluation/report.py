@@ -17,7 +17,7 @@ from hfgd.evaluation.scores import Scores
 from hfgd.files import write_text
 from hfgd.inference.protocol import SINGLE_SCALE, Protocol
 from hfgd.inference.temperature import TemperatureFit
-from hfgd.text import inline
+from hfgd.text import counted, inline
 
 WORST = 8  # images that are named and shown
 
@@ -96,7 +96,7 @@ class Report:
 
     def table(self) -> Table:
         """The same for the terminal."""
-        table = Table(title=f"{self.model} on {self.data}, {self.images} images")
+        table = Table(title=f"{self.model} on {self.data}, {counted(self.images, 'image')}")
         for column in self._columns():
             table.add_column(column, justify="left" if column == "class" else "right")
         for row in self._rows():

@@ -16,6 +16,7 @@ from hfgd.data.open import SCENES, open_dataset, open_files
 from hfgd.errors import HfgdError
 from hfgd.progress import say
 from hfgd.recipes.spec import Recipe, check_recipe, read_recipe_yaml
+from hfgd.text import counted
 from hfgd.training.failures import Interrupted, Terminated
 from hfgd.training.fit import fit
 from hfgd.training.run_folder import RunFolder
@@ -162,7 +163,7 @@ def train_fold(
     ]
     if (folder.root / "report.json").is_file():
         return folder.root
-    say(f"fold {fold + 1} of {max(fold_of) + 1}: {len(sides[0])} images to train on")
+    say(f"fold {fold + 1} of {max(fold_of) + 1}: {counted(len(sides[0]), 'image')} to train on")
     started = folder.recipe.is_file()
     try:
         fit(recipe, folder.root, resume=started, data=(sides[0], sides[1]), code=code)
