@@ -272,13 +272,13 @@ def test_no_fold_is_judged_by_who_saw_it(run, folder, tmp_path, monkeypatch):
     fit(recipe(folder), tmp_path / "run")
     trained, cut = {}, []
 
-    def watched(recipe, out, resume, data):
+    def watched(recipe, out, resume, data, code):
         names = [data[0][i].name for i in range(len(data[0]))]
         trained[out.name] = set(names)
         if len(trained) == 2 and not cut:
             cut.append(out.name)
             raise HfgdError("a power cut")
-        return fit(recipe, out, resume, data=data)
+        return fit(recipe, out, resume, data=data, code=code)
 
     monkeypatch.setattr(folds, "fit", watched)
     words = ("--data", folder, "--folds", 2, "--workers", 0, "--out", tmp_path / "r",

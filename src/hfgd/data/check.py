@@ -67,13 +67,14 @@ def check_folder(
             "images/val and labels of the same names; "
             "'hfgd data split' makes val of a part of train."
         )
-    total = sum(len(data.files(split)[0]) for split in splits)
+    files = {split: data.files(split) for split in splits}
+    total = sum(len(images) for images, _ in files.values())
     done = 0
     reports = []
     prints: dict[str, dict[str, Print]] = {split: {} for split in splits}
     for split in splits:
-        report = _check_split(data, split)
-        images, labels = data.files(split)
+        images, labels = files[split]
+        report = _check_split(split, images, labels, len(data.classes))
         names = sorted(images.keys() & labels.keys())
 
         def read(
@@ -119,9 +120,10 @@ class _Read:
     fit: tuple[float, float] | None = None  # as in edge_fit
 
 
-def _check_split(data: PairedFiles, split: str) -> SplitReport:
-    images, labels = data.files(split)
-    count = len(data.classes)
+def _check_split(
+    split: str, images: dict[str, Source], labels: dict[str, Source], count: int
+) -> SplitReport:
+    """What pairing the files of a split shows. ``count``: number of classes."""
     report = SplitReport(
         split,
         pairs=len(images.keys() & labels.keys()),
