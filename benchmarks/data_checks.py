@@ -1,11 +1,12 @@
 """CPU time of ``hfgd data import`` and ``hfgd data check`` on generated pairs, against another state.
 
-python benchmarks/data_checks.py FOLDER --before SRC [--pairs 10000] [--rounds 3] [--only check]
+python benchmarks/data_checks.py FOLDER --before SRC [--pairs 10000] [--rounds 3] [--only check] [--cpu 1]
 
 FOLDER receives the pairs, once. SRC is the ``src`` folder of the other state (``git worktree add``).
 Each run is a fresh process; the two states take turns within each round, and who is first changes
 from round to round. Time is user and system time of the process, which a busy machine disturbs less
-than the clock. The page is data_checks.md.
+than the clock; with --cpu (Linux) all runs stay on that CPU, since threads that wait for each other on
+two busy ones cost up to as much again. The page is data_checks.md.
 """
 
 import argparse
@@ -83,7 +84,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=("import", "check"))
+    parser.add_argument("--cpu", type=int)
     asked = parser.parse_args()
+    if asked.cpu is not None:
+        os.sched_setaffinity(0, {asked.cpu})
     states = {"before": asked.before.resolve(), "now": HERE}
     source = generate(asked.folder, asked.pairs)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in states}
