@@ -1,6 +1,6 @@
 """CPU time of ``hfgd data import`` and ``hfgd data check`` on generated pairs, against another state.
 
-python benchmarks/data_checks.py FOLDER --before SRC [--pairs 10000] [--rounds 3] [--only check] [--cpu 1]
+python benchmarks/data_checks.py FOLDER --before SRC [--pairs N] [--rounds N] [--only check] [--cpu N]
 
 FOLDER receives the pairs, once. SRC is the ``src`` folder of the other state (``git worktree add``).
 Each run is a fresh process; the two states take turns within each round, and who is first changes
